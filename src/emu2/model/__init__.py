@@ -1,1 +1,1 @@
-
+"""The network: vision tower, bridge, slots, losses, the transformers classes and visual generation."""
