@@ -24,6 +24,7 @@ from emu2.model.bridge import pool_grid
 from emu2.model.eva import EvaVisionTower
 from emu2.model.interleave import check_counts, fill_slots, text_targets, visual_targets
 from emu2.model.losses import next_embedding_loss, next_token_loss
+from emu2.model.pretrained import PublishedCheckpointMixin
 from emu2.model.visual_generation import VisualGenerationMixin
 
 #: Config fields by which some language models transform logits after their head. The head here is a plain projection,
@@ -230,7 +231,9 @@ class Emu2Model(Emu2PreTrainedModel):
         )
 
 
-class Emu2ForConditionalGeneration(Emu2PreTrainedModel, VisualGenerationMixin, GenerationMixin):
+class Emu2ForConditionalGeneration(
+    PublishedCheckpointMixin, Emu2PreTrainedModel, VisualGenerationMixin, GenerationMixin
+):
     """Emu2 with its two outputs: the next token and the next visual embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
