@@ -75,8 +75,8 @@ class EvaAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, N, D = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        # [B, N, 3D] -> three times [B, H, N, K]
-        q, k, v = F.linear(x, self.qkv.weight, bias).view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        # [B, N, 3D] -> three times [B, H, N, K]. The layer is called, not its weight used, so that adapters act on it.
+        q, k, v = (self.qkv(x) + bias).view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed_BHNK = F.scaled_dot_product_attention(q, k, v)
         return self.proj(mixed_BHNK.transpose(1, 2).reshape(B, N, D))
 

@@ -204,10 +204,10 @@ class _InterleavedWriter:
         self.model = model
         self.embeds = embeds  # float[1, T, H]
         self.num_query = num_query
-        self.generate_kwargs = generate_kwargs
+        self.generate_kwargs = dict(generate_kwargs)
         self.cache = DynamicCache(config=model.config.text_config)
         self.start_id = model.config.image_start_token_id
-        eos = model.generation_config.eos_token_id
+        eos = self.generate_kwargs.pop("eos_token_id", model.generation_config.eos_token_id)
         eos = model.config.eos_token_id if eos is None else eos
         self.end_ids = list(eos) if isinstance(eos, list | tuple) else [eos]
         config = model.config
@@ -221,12 +221,13 @@ class _InterleavedWriter:
             segments.append(self._draw())
             images = 1
         while max_new_tokens > 0:
-            new_ids = self._write_text(max_new_tokens, may_draw=images < max_images and self._has_room_for_image())
+            may_draw = images < max_images and self._has_room_for_image()
+            new_ids = self._write_text(max_new_tokens, may_draw=may_draw)
             max_new_tokens -= len(new_ids)
             text = [token for token in new_ids if token != self.start_id and token not in self.end_ids]
             if text:
                 segments.append(TextSegment(text))
-            if not new_ids or new_ids[-1] != self.start_id:
+            if not new_ids or new_ids[-1] != self.start_id or not may_draw:
                 break
             segments.append(self._draw())
             images += 1
