@@ -1,0 +1,287 @@
+"""What the commands share: one prompt from many options in order, one way to load, one line for an error."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count as count_from
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from emu2.inference.face import Emu2
+
+#: Set it to see the traceback behind an error line.
+DEBUG_VARIABLE = "EMU2_DEBUG"
+#: Exit codes: something that was given is wrong, or it failed while running.
+BAD_USAGE, FAILED = 2, 1
+
+#: Options that make up the prompt, and the place in the context where their values lie in command-line order.
+_PROMPT_OPTIONS = ("image", "text", "video", "box", "prompt")
+_PARTS_KEY = "emu2.parts"
+
+_PROMPT_PANEL, _MODEL_PANEL, _OUTPUT_PANEL = "Prompt (in the order given)", "Model", "Output"
+
+PromptArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[TEXT]", help="Text that comes after all the options below.", show_default=False),
+]
+ImageOption = Annotated[
+    list[Path] | None,
+    typer.Option("--image", "-i", metavar="FILE", help="A picture. May be repeated.", rich_help_panel=_PROMPT_PANEL),
+]
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option("--text", "-t", metavar="TEXT", help="Some text. May be repeated.", rich_help_panel=_PROMPT_PANEL),
+]
+VideoOption = Annotated[
+    list[Path] | None,
+    typer.Option("--video", metavar="FILE", help="A clip. May be repeated.", rich_help_panel=_PROMPT_PANEL),
+]
+FramesOption = Annotated[
+    int, typer.Option("--frames", min=1, help="Frames taken from each --video.", rich_help_panel=_PROMPT_PANEL)
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="FOLDER",
+        help="A model folder; 'emu2 info' explains one.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1, ...  \\[default: a GPU if there is one]",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="float32, bfloat16 or float16  \\[default: float32 on a CPU, bfloat16 on a GPU]",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        metavar="MAP",
+        help="'auto' spreads the language model over all devices, instead of --device.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Makes the result repeatable.", rich_help_panel=_OUTPUT_PANEL)
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Write one JSON object to stdout, nothing else.", rich_help_panel=_OUTPUT_PANEL),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite --out.", rich_help_panel=_OUTPUT_PANEL)]
+
+
+class PromptCommand(TyperCommand):
+    """A command whose prompt options keep their order across different options.
+
+    Options are collected one name at a time, so `--image a --text b --image c` would lose its order. The parser knows
+    it, and this command keeps it.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given = {name: list(values.get(name) or []) for name in _PROMPT_OPTIONS if name != "prompt"}
+        parts = [(param.name, given[param.name].pop(0)) for param in order if param.name in given]
+        if isinstance(values.get("prompt"), str):
+            parts.append(("text", values["prompt"]))
+        ctx.meta[_PARTS_KEY] = parts
+        return super().parse_args(ctx, args)
+
+
+class ErrorGroup(TyperGroup):
+    """The top command: whatever goes wrong below it ends in one red line and an exit code, never in a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, KeyboardInterrupt, EOFError, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":  # a bare `emu2 world`: typer prints its help
+                raise
+            message, code = describe_error(error)
+            print_error(message)
+            raise typer.Exit(code) from None
+
+
+def describe_error(error: Exception) -> tuple[str, int]:
+    """One line for a person, and the exit code."""
+    usage_text = getattr(error, "format_message", None)
+    if usage_text is not None:  # typer's own: an option is missing, unknown or wrong
+        context = getattr(error, "ctx", None)
+        hint = f" (see: {context.command_path} --help)" if context is not None else ""
+        return f"{_one_line(usage_text())}{hint}", BAD_USAGE
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"{error.filename}: no such file or folder.", BAD_USAGE
+    text = _one_line(str(error)) or type(error).__name__
+    if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return text, BAD_USAGE
+    if isinstance(error, OSError | RuntimeError | ImportError):
+        return text, FAILED
+    return f"{type(error).__name__}: {text} (set {DEBUG_VARIABLE}=1 to see where it comes from)", FAILED
+
+
+def print_error(message: str) -> None:
+    """One red line on stderr."""
+    console(stderr=True).print(f"Error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def write_json(**fields: Any) -> None:
+    """The machine's output: one object on stdout."""
+    sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def bad_usage(option: str) -> Iterator[None]:
+    """Tell which option holds the value that is wrong."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        text, _ = describe_error(error)
+        raise typer.BadParameter(f"{option}: {text}") from error
+
+
+def prompt_parts(ctx: typer.Context, *, num_frames: int = 8) -> list[Any]:
+    """The prompt as a mixed list, files opened: str, PIL picture, `emu2.Video` or `emu2.Box`, in the order given.
+
+    Raises:
+        typer.BadParameter: a file that cannot be read, or a box that is none.
+    """
+    from emu2.processing.image import load_image
+    from emu2.processing.video import Video
+
+    parts: list[Any] = []
+    for kind, value in ctx.meta.get(_PARTS_KEY, []):
+        with bad_usage(f"--{kind}"):
+            if kind == "image":
+                parts.append(load_image(Path(value)))
+            elif kind == "video":
+                parts.append(Video.from_file(Path(value), num_frames=num_frames))
+            elif kind == "box":
+                parts.append(parse_box(value))
+            else:
+                parts.append(value)
+    return parts
+
+
+def parse_box(text: str) -> Any:
+    """`x1,y1,x2,y2` or `a phrase=x1,y1,x2,y2`, in pixels of a 448 x 448 picture, as an `emu2.Box`.
+
+    Raises:
+        ValueError: not four numbers, or a box that leaves the picture.
+    """
+    from emu2.processing.grounding import Box
+
+    phrase, _, corners = text.rpartition("=")
+    try:
+        x1, y1, x2, y2 = (float(corner) for corner in corners.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no box; write x1,y1,x2,y2 in pixels of a 448 x 448 picture, such as 100,100,300,300, "
+            "with a name before it if you like: 'a dog=100,100,300,300'."
+        ) from None
+    return Box((x1, y1, x2, y2), phrase=phrase.strip() or None)
+
+
+def load_model(model: str, device: str | None, dtype: str | None, device_map: str | None = None) -> "Emu2":
+    """`emu2.load`, with the option named that holds a wrong value."""
+    from emu2.inference.load import load
+    from emu2.model.runtime import resolve_device, resolve_dtype
+
+    if device is not None:
+        with bad_usage("--device"):
+            resolve_device(device)
+    if dtype is not None:
+        with bad_usage("--dtype"):
+            resolve_dtype(dtype)
+    _quiet_libraries()
+    return load(model, device=device, dtype=dtype, device_map=device_map)
+
+
+def _quiet_libraries() -> None:
+    """Advice of the libraries to programmers has no place between a person and an answer."""
+    if os.environ.get(DEBUG_VARIABLE):
+        return
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
+
+
+def multiple_of_8(value: int | None) -> int | None:
+    """Check a height or width.
+
+    Raises:
+        typer.BadParameter: the decoder works on blocks of 8 x 8 pixels, and this is no whole number of them.
+    """
+    if value is not None and (value <= 0 or value % 8):
+        near = max(8, round(value / 8) * 8)
+        raise typer.BadParameter(f"must be a positive multiple of 8; got {value}. {near} is the nearest.")
+    return value
+
+
+def output_files(out: Path | None, default: str, *, count: int, force: bool, suffixes: tuple[str, ...]) -> list[Path]:
+    """Where to write `count` files, settled before anything slow runs.
+
+    An `--out` that exists is refused without `--force`; without `--out`, `default` gets a number that is free, so
+    that nothing is ever overwritten unasked. Several files are `--out` with numbers: out-1.png, out-2.png.
+
+    Raises:
+        typer.BadParameter: a file exists, its folder does not, or its suffix names no known format.
+    """
+    if out is None:
+        candidates = _numbered(Path(default), start=2)
+        return [next(file for file in candidates if not file.exists()) for _ in range(count)]
+    if out.suffix.lower() not in suffixes:
+        raise typer.BadParameter(f"--out: {out} must end in one of {', '.join(suffixes)}.")
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"--out: there is no folder {out.parent}.")
+    files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
+    taken = [str(file) for file in files if file.exists()]
+    if taken and not force:
+        raise typer.BadParameter(f"--out: {', '.join(taken)} exists; give another name, or --force to overwrite it.")
+    return files
+
+
+def _numbered(file: Path, *, start: int) -> Iterator[Path]:
+    yield file
+    for number in count_from(start):
+        yield file.with_stem(f"{file.stem}-{number}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,332 @@
+"""The friendly face: one object that completes, chats, draws, edits, films and embeds.
+
+    m = emu2.load("path/to/folder")
+    m.complete([dog, "a dog.", cat, "a"])
+    m.draw("a red bicycle in the rain", seed=1).save("bicycle.png")
+
+A prompt is a text, or one mixed list of texts, pictures (PIL pictures or paths), `emu2.Video` and `emu2.Box`.
+Everything beneath is public: `m.model`, `m.processor`, `m.image_pipeline`, `m.video_pipeline`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from emu2.inference.answering import end_ids, plan_answer
+from emu2.inference.prompt_parts import Prompt, as_parts, check_not_empty, content_parts, is_conversation
+
+if TYPE_CHECKING:
+    from emu2.decoder.image_pipeline import Emu2ImagePipeline
+    from emu2.decoder.video_pipeline import Emu2VideoPipeline
+    from emu2.inference.conversation import Conversation
+    from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
+    from emu2.processing.processor import Emu2Processor
+
+#: New tokens when nothing is said: a completion is short, a chat answer may be long (the published demo asks for 512).
+COMPLETION_TOKENS, CHAT_TOKENS = 64, 512
+
+
+class Emu2:
+    """A loaded model with everything around it; `emu2.load` makes one.
+
+    Args:
+        model: the autoregressive model.
+        processor: its processor.
+        image_pipeline, video_pipeline: what turns visual embeddings into pictures and clips, where there is one.
+        name: what error messages call it; the folder it came from.
+    """
+
+    def __init__(
+        self,
+        model: "Emu2ForConditionalGeneration",
+        processor: "Emu2Processor",
+        *,
+        image_pipeline: "Emu2ImagePipeline | None" = None,
+        video_pipeline: "Emu2VideoPipeline | None" = None,
+        name: str = "this model",
+    ):
+        self.model = model
+        self.processor = processor
+        self.image_pipeline = image_pipeline
+        self.video_pipeline = video_pipeline
+        self.name = name
+
+    def __repr__(self) -> str:
+        can = [what for what, pipe in (("draw", self.image_pipeline), ("film", self.video_pipeline)) if pipe]
+        return f"Emu2({self.name!r}: {', '.join(['complete', 'chat', 'embed', *can])}; on {self.device}, {self.dtype})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens, answer included; None where the language model states none."""
+        return getattr(self.model.config.text_config, "max_position_embeddings", None)
+
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int | None = None,
+        num_beams: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        stream: bool = False,
+        decoding: str = "transformers",
+        **options: Any,
+    ) -> str | Iterator[str]:
+        """Go on with a prompt, as the base model was trained to.
+
+        Args:
+            prompt: text, or a mixed list. `[dog, "a dog.", cat, "a"]` shows by example what is wanted.
+            max_new_tokens: most tokens to write; 64, or 10 with published decoding.
+            num_beams: width of a beam search; 1, or 5 with published decoding.
+            temperature: None or 0 takes the likeliest token each time, more samples.
+            seed: makes sampling repeatable.
+            stream: give an iterator over pieces of text instead of the text.
+            decoding: "transformers", or "published" for what the published code did (docs/decoding.md).
+            **options: anything `model.generate` takes; with published decoding `length_penalty` and
+                `repetition_penalty`.
+
+        Returns:
+            the new text, without special tokens; it ends where the model ends it or would draw a picture.
+
+        Raises:
+            ValueError: the prompt is empty or longer than the context, or an option is out of range.
+        """
+        features = self._features(prompt)
+        options |= {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "temperature": temperature}
+        return self._answer(features, self._decode, COMPLETION_TOKENS, decoding, seed, stream, options)
+
+    def chat(
+        self,
+        messages: Prompt | Sequence[dict[str, Any]],
+        *,
+        system: str | None = None,
+        grounding: bool = False,
+        max_new_tokens: int | None = None,
+        num_beams: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        stream: bool = False,
+        decoding: str = "transformers",
+        **options: Any,
+    ) -> str | Iterator[str]:
+        """Answer as an assistant; for models tuned on conversations.
+
+        Args:
+            messages: what the user says, as for `complete`; or a conversation as a list of
+                `{"role": ..., "content": ...}`, the last one the user's. `conversation()` keeps one for you.
+            system: the system message; None takes the published one.
+            grounding: ask for boxes; the answer keeps its markup, which `processor.parse_grounding` reads.
+            max_new_tokens: most tokens to write; 512, or 10 with published decoding.
+
+        The other arguments, and what is raised, as in `complete`.
+        """
+        if not is_conversation(messages):
+            messages = [{"role": "user", "content": content_parts(messages)}]
+        features = self._chat_features(list(messages), system, grounding)
+        options |= {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "temperature": temperature}
+        decode = self._decode_grounded if grounding else self._decode
+        return self._answer(features, decode, CHAT_TOKENS, decoding, seed, stream, options)
+
+    def conversation(self, *, system: str | None = None, grounding: bool = False, **options: Any) -> "Conversation":
+        """A conversation that remembers its turns; `options` are `chat`'s and hold for every answer."""
+        from emu2.inference.conversation import Conversation
+
+        return Conversation(self, system=system, grounding=grounding, **options)
+
+    def draw(
+        self,
+        prompt: Prompt,
+        *,
+        negative_prompt: Prompt | None = None,
+        steps: int = 50,
+        guidance: float = 3.0,
+        height: int | None = None,
+        width: int | None = None,
+        count: int = 1,
+        seed: int | None = None,
+        progress: bool = False,
+        **options: Any,
+    ) -> Image.Image | list[Image.Image]:
+        """Draw a picture from text, pictures and boxes in any order.
+
+        A single picture and no text is autoencoded: encoded and drawn again.
+
+        Args:
+            negative_prompt: what to keep away from; None is the published null.
+            steps: denoising steps, at least 1.
+            guidance: how strongly to follow the prompt; 1 or less is no guidance.
+            height, width: size in pixels, multiples of 8; None takes the decoder's own.
+            count: pictures to draw. With more than one, a list comes back.
+            seed: makes the pictures repeatable.
+            progress: show a progress bar on stderr.
+            **options: anything `Emu2ImagePipeline` takes.
+
+        Raises:
+            ValueError: there is no image decoder here, the prompt is empty, or a number is out of range.
+        """
+        pipeline = self._image_decoder()
+        check_not_empty(prompt)
+        pipeline.set_progress_bar_config(disable=not progress)
+        images = pipeline(
+            as_parts(prompt),
+            negative_prompt=negative_prompt,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            height=height,
+            width=width,
+            num_images_per_prompt=count,
+            generator=_generator(seed),
+            **options,
+        ).images
+        return images[0] if count == 1 else images
+
+    def edit(self, image: Any, instruction: str, **options: Any) -> Image.Image | list[Image.Image]:
+        """Change a picture as told: `draw([image, instruction])`, the published form. Options as in `draw`."""
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise ValueError("The instruction is empty; say what to change, such as 'make it snow'.")
+        return self.draw([image, instruction], **options)
+
+    def film(
+        self,
+        prompt: Prompt,
+        *,
+        negative_prompt: Prompt | None = None,
+        steps: int = 50,
+        guidance: float | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | None = None,
+        progress: bool = False,
+        **options: Any,
+    ) -> list[Image.Image]:
+        """Make a clip from a prompt as `draw` takes it.
+
+        Args:
+            num_frames: frames of the clip; None takes the decoder's own number.
+            guidance: None takes the decoder's own. The other arguments as in `draw`.
+
+        Returns:
+            the frames, in order.
+        """
+        pipeline = self._video_decoder()
+        check_not_empty(prompt)
+        pipeline.set_progress_bar_config(disable=not progress)
+        given = {"num_frames": num_frames, "guidance_scale": guidance, "height": height, "width": width}
+        options |= {name: value for name, value in given.items() if value is not None}
+        return pipeline(
+            as_parts(prompt),
+            negative_prompt=negative_prompt,
+            num_inference_steps=steps,
+            generator=_generator(seed),
+            **options,
+        ).frames[0]
+
+    @torch.no_grad()
+    def embed(self, image_or_prompt: Any) -> torch.Tensor:
+        """Visual embeddings, [num_query, vision width], as an image decoder takes them.
+
+        A picture (PIL or path) is encoded: what is in it. A prompt is rolled out: what the model would draw.
+        """
+        if isinstance(image_or_prompt, Image.Image | Path):
+            pixels = self.processor.image_processor(image_or_prompt, return_tensors="pt")["pixel_values"]
+            return self.model.encode_image(pixels.to(self.device, self.dtype))[0]
+        features = self._features(image_or_prompt, draw=True)
+        return self.model.generate_visual(**features)[0]
+
+    # What the methods above are made of
+
+    def _features(self, prompt: Prompt, **processor_options: Any) -> dict[str, torch.Tensor]:
+        check_not_empty(prompt)
+        features = self.processor([as_parts(prompt)], padding=True, return_tensors="pt", **processor_options)
+        return self._placed(features)
+
+    def _chat_features(self, messages: list[dict[str, Any]], system: str | None, grounding: bool) -> dict:
+        if not messages:
+            raise ValueError("The conversation is empty; give at least one message of the user.")
+        if messages[-1].get("role") != "user":
+            raise ValueError(f"The last message must be the user's; its role is {messages[-1].get('role')!r}.")
+        check_not_empty(messages[-1].get("content"), what="The last message")
+        if system is not None:
+            messages = [{"role": "system", "content": system}, *messages]
+        features = self.processor.apply_chat_template(
+            messages, tokenize=True, grounding=grounding, add_generation_prompt=True, return_tensors="pt"
+        )
+        return self._placed(features)
+
+    def _placed(self, features: Any) -> dict[str, torch.Tensor]:
+        placed = {}
+        for name, value in features.items():
+            placed[name] = value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+        return placed
+
+    def _answer(
+        self,
+        features: dict[str, torch.Tensor],
+        decode: Callable[[list[int]], str],
+        default_tokens: int,
+        decoding: str,
+        seed: int | None,
+        stream: bool,
+        options: dict[str, Any],
+    ) -> str | Iterator[str]:
+        plan = plan_answer(self.model, features, decoding=decoding, default_tokens=default_tokens, options=options)
+        self._check_context(features["input_ids"].shape[1], plan.max_new_tokens)
+        if stream:
+            return plan.stream(decode, seed)
+        return decode(plan.run(seed))
+
+    def _check_context(self, prompt_tokens: int, new_tokens: int) -> None:
+        if self.context is None or prompt_tokens + new_tokens <= self.context:
+            return
+        room = self.context - prompt_tokens
+        config = self.model.config
+        picture, frame = config.num_query + 2, config.num_video_query + 2
+        shorten = f"shorten it (a picture takes {picture} tokens, a video frame {frame})"
+        advice = f"ask for at most {room} new ones" if room > 0 else shorten
+        raise ValueError(
+            f"The prompt is {prompt_tokens} tokens long and {new_tokens} new ones were asked for, "
+            f"{prompt_tokens + new_tokens} in all; the context of {self.name} is {self.context} tokens: {advice}."
+        )
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.processor.decode(ids, skip_special_tokens=True)
+
+    def _decode_grounded(self, ids: list[int]) -> str:
+        config = self.model.config
+        ends = {config.bos_token_id, config.pad_token_id, config.image_start_token_id}
+        ends |= set(end_ids(config))
+        return self.processor.decode([i for i in ids if i not in ends], skip_special_tokens=False)
+
+    def _image_decoder(self) -> "Emu2ImagePipeline":
+        if self.image_pipeline is None:
+            raise ValueError(
+                f"{self.name} has no image decoder, so it cannot draw; it can complete, chat and embed. "
+                "Load a folder that Emu2ImagePipeline saved (it holds model_index.json, unet/ and vae/), such as "
+                "Emu2-Gen."
+            )
+        return self.image_pipeline
+
+    def _video_decoder(self) -> "Emu2VideoPipeline":
+        if self.video_pipeline is None:
+            raise ValueError(
+                f"{self.name} has no video decoder, so it cannot film. "
+                "Load a folder that Emu2VideoPipeline saved; the published weights hold no video decoder."
+            )
+        return self.video_pipeline
+
+
+def _generator(seed: int | None) -> torch.Generator | None:
+    # On the CPU, so that a seed gives the same picture on every device.
+    return None if seed is None else torch.Generator("cpu").manual_seed(seed)

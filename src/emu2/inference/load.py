@@ -1,0 +1,212 @@
+"""`emu2.load`: a folder, whatever is in it, as one ready object."""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from emu2 import presets, tokens
+from emu2.inference.face import Emu2
+from emu2.model.runtime import resolve_device, resolve_dtype
+
+if TYPE_CHECKING:
+    from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
+    from emu2.processing.processor import Emu2Processor
+
+#: The name that `load()` takes where none is given.
+DEFAULT_NAME = "nano"
+#: A folder may hold a video decoder beside everything else, saved without its encoder.
+VIDEO_FOLDER = "video_decoder"
+
+_NATIVE_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+_EMBEDDINGS = "decoder.lm.model.embed_tokens.weight"
+
+
+def load(
+    folder_or_name: str | Path = DEFAULT_NAME,
+    device: str | int | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> Emu2:
+    """Load a model with everything around it.
+
+    Args:
+        folder_or_name: a folder of ours (a language model's, or a whole pipeline's with model_index.json), a published
+            Hugging Face folder (Emu2, Emu2-Chat, Emu2-Gen), or a published native file with LLaMA's tokeniser beside.
+        device: where it runs; None takes the first CUDA GPU, or the CPU where there is none.
+        dtype: None takes float32 on a CPU (bfloat16 convolutions are two hundred times slower there) and bfloat16 on
+            a GPU.
+        device_map: spread the language model over devices ("auto", or a dict), instead of `device`; a decoder then
+            goes to the first GPU, if there is one.
+
+    Returns:
+        an `Emu2`, ready to complete, chat, embed, and draw and film where the folder holds decoders.
+
+    Raises:
+        ValueError: nothing to load under that name, unknown dtype or device, or a folder that is not a model's.
+    """
+    if device is not None and device_map is not None:
+        raise ValueError(f"Give device or device_map, not both; got device={device!r}, device_map={device_map!r}.")
+    device = resolve_device(device) if device is not None else _best_device()
+    dtype = resolve_dtype(dtype) if dtype is not None else _default_dtype(device)
+    path = Path(folder_or_name).expanduser()
+    if not path.exists():
+        raise ValueError(_explain_missing(str(folder_or_name)))
+    if path.is_file():
+        return _load_native_file(path, device, dtype, device_map)
+    if (path / "model_index.json").is_file():
+        return _load_pipeline(path, device, dtype, device_map)
+    model = _load_language_model(path, device, dtype, device_map)
+    return _with_video(Emu2(model, _load_processor(path, model), name=str(path)), path, device, dtype)
+
+
+def _best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type in ("cpu", "meta") else torch.bfloat16
+
+
+def _load_language_model(
+    folder: Path, device: torch.device, dtype: torch.dtype, device_map: Any
+) -> "Emu2ForConditionalGeneration":
+    from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
+
+    # Straight to where it runs: a GPU's model need not fit into main memory first.
+    where = device_map if device_map is not None else (None if device.type == "cpu" else {"": device})
+    return Emu2ForConditionalGeneration.from_pretrained(folder, dtype=dtype, device_map=where).eval()
+
+
+def _load_processor(folder: Path, model: "Emu2ForConditionalGeneration") -> "Emu2Processor":
+    """Our saved processor; for a published folder, one built from its tokeniser and the model's sizes."""
+    from emu2.processing.image import Emu2ImageProcessor
+    from emu2.processing.processor import Emu2Processor
+    from emu2.processing.tokenizer import check_tokenizer, load_tokenizer
+
+    if (folder / "processor_config.json").is_file():
+        processor = Emu2Processor.from_pretrained(folder)
+    else:
+        config = model.config
+        processor = Emu2Processor(
+            Emu2ImageProcessor(size=config.vision_config.image_size),
+            load_tokenizer(folder, chat=config.text_config.vocab_size == tokens.CHAT_VOCAB_SIZE),
+            num_query=config.num_query,
+            num_video_query=config.num_video_query,
+        )
+    check_tokenizer(processor.tokenizer, model.config)
+    return processor
+
+
+def _load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
+    from emu2.decoder.image_pipeline import Emu2ImagePipeline
+    from emu2.decoder.video_pipeline import Emu2VideoPipeline
+
+    films = _read_json(folder / "model_index.json").get("_class_name") == Emu2VideoPipeline.__name__
+    parts: dict[str, Any] = {}
+    if device_map is not None:
+        parts["multimodal_encoder"] = _load_language_model(folder / "multimodal_encoder", device, dtype, device_map)
+    pipeline = (Emu2VideoPipeline if films else Emu2ImagePipeline).from_pretrained(folder, dtype=dtype, **parts)
+    if pipeline.multimodal_encoder is None or pipeline.processor is None:
+        raise ValueError(
+            f"{folder} holds a decoder without its multimodal_encoder and processor, so nothing there can read a "
+            "prompt. Save the pipeline with both, or open it with from_pretrained(folder, multimodal_encoder=..., "
+            "processor=...)."
+        )
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and name not in parts:
+            part.to(device)
+    emu2 = Emu2(
+        pipeline.multimodal_encoder.eval(),
+        pipeline.processor,
+        image_pipeline=None if films else pipeline,
+        video_pipeline=pipeline if films else None,
+        name=str(folder),
+    )
+    return _with_video(emu2, folder, device, dtype)
+
+
+def _with_video(emu2: Emu2, folder: Path, device: torch.device, dtype: torch.dtype) -> Emu2:
+    """Add the video decoder that lies in a subfolder, if one does."""
+    if emu2.video_pipeline is None and (folder / VIDEO_FOLDER / "model_index.json").is_file():
+        from emu2.decoder.video_pipeline import Emu2VideoPipeline
+
+        pipeline = Emu2VideoPipeline.from_pretrained(
+            folder / VIDEO_FOLDER, dtype=dtype, multimodal_encoder=emu2.model, processor=emu2.processor
+        )
+        pipeline.unet.to(device)
+        pipeline.vae.to(device)
+        emu2.video_pipeline = pipeline
+    return emu2
+
+
+def _load_native_file(file: Path, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
+    from emu2 import convert
+    from emu2.model.weight_files import open_checkpoint
+
+    if file.suffix not in _NATIVE_SUFFIXES:
+        raise ValueError(
+            f"{file} is a file, but no weights ({', '.join(_NATIVE_SUFFIXES)}). Give the folder of a model instead."
+        )
+    if device_map is not None:
+        raise ValueError(
+            f"device_map goes with folders, and {file} is a native file; convert it first: emu2 convert --help."
+        )
+    checkpoint = open_checkpoint(file)
+    variant = _native_variant({name: info.shape for name, info in checkpoint.infos.items()}, file)
+    checkpoint.close()
+    loaded = convert.load_native(file, variant=variant, dtype=dtype, device=device)
+    if variant != "gen":
+        model = loaded.eval()
+        return Emu2(model, _load_processor(file.parent, model), name=str(file))
+    model = loaded.multimodal_encoder.eval()
+    if loaded.processor is None:
+        loaded.register_modules(processor=_load_processor(file.parent, model))
+    return Emu2(model, loaded.processor, image_pipeline=loaded, name=str(file))
+
+
+def _native_variant(shapes: dict[str, tuple[int, ...]], file: Path) -> str:
+    if any(name.startswith("unet.") for name in shapes):
+        return "gen"
+    if _EMBEDDINGS not in shapes:
+        raise ValueError(
+            f"{file} is no published native file: it has no tensor {_EMBEDDINGS}. If it is a shard of a model folder, "
+            "give the folder."
+        )
+    return "chat" if shapes[_EMBEDDINGS][0] == tokens.CHAT_VOCAB_SIZE else "base"
+
+
+def _explain_missing(name: str) -> str:
+    """Why there is nothing to load under this name, and what to do."""
+    how = "Give the folder of a model: one you trained (`make demo` trains a small one), or published weights."
+    if name == DEFAULT_NAME:
+        return f"The small model {DEFAULT_NAME!r} does not ship with this version of emu2. {how}"
+    if name in presets.names():
+        return f"{name!r} is the name of a size, not of weights. {how}"
+    near = _near_names(name)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    if name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).parent.exists():
+        hint += (
+            f" If it is a name on the Hugging Face hub, fetch it first: hf download {name} --local-dir FOLDER, and "
+            "give that folder."
+        )
+    return f"There is no model {name!r}: no such file or folder.{hint} {how if not hint else ''}".strip()
+
+
+def _near_names(name: str) -> list[str]:
+    """Known names and neighbouring folders that look like it."""
+    path = Path(name).expanduser()
+    near = get_close_matches(name.lower(), [DEFAULT_NAME, *presets.names()], n=1, cutoff=0.7)
+    if path.parent.is_dir():
+        siblings = {entry.name: str(entry) for entry in path.parent.iterdir()}
+        near += [siblings[match] for match in get_close_matches(path.name, siblings, n=2, cutoff=0.7)]
+    return [repr(one) for one in dict.fromkeys(near)]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}.") from error
