@@ -350,3 +350,30 @@ def test_tied_embeddings_stay_tied(tiny_config, tmp_path):
     again = Emu2ForConditionalGeneration.from_pretrained(tmp_path)
     assert again.lm_head.weight is again.get_input_embeddings().weight
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        "auto",
+        "cpu",
+        {"": "cpu"},
+        {
+            "model.visual": "cpu",
+            "model.project_up": "cpu",
+            "model.project_down": "cpu",
+            "model.language_model": "disk",
+            "lm_head": "cpu",
+        },
+    ],
+    ids=["auto", "cpu", "dict", "language model on disk"],
+)
+def test_device_maps_change_nothing(tiny_model, device_map, tmp_path):
+    inputs = batch()
+    tiny_model.save_pretrained(tmp_path / "model")
+    placed = Emu2ForConditionalGeneration.from_pretrained(
+        tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload"
+    )
+    assert torch.equal(placed(**inputs).logits, tiny_model(**inputs).logits)
+    assert torch.equal(placed.generate_visual(**inputs), tiny_model.generate_visual(**inputs))
