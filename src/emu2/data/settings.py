@@ -1,0 +1,50 @@
+"""What a run reads: which kinds of records, from which world, in what batches."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Records of the emoji world, mixed and batched.
+
+    kinds: kind of record -> weight in the mixture.
+    mode: "mixed" draws every record of a batch by weight; "one_kind" draws one kind for the whole optimizer step, which
+        is what the paper's step and sample counts fit.
+    batch_size: records in one forward pass.
+    max_length: longest sequence in tokens; a longer document is a bad sample.
+    image_size: side of the pictures the world draws, in pixels.
+    concepts: how many different things the world shows, or their names; None is all of them.
+    max_objects: most objects in one scene; None leaves it to the world.
+    split: of the world's concepts.
+    world: further fields of `emu2.world.WorldConfig`.
+    pool: draw from only this many different records of each kind, so that frozen features can be kept; None draws new
+        records for ever.
+    image_first: probability that the picture of a pair stands before its text (`unified`; 0.5 in the paper).
+    """
+
+    kinds: dict[str, float] = field(default_factory=lambda: {"pair": 1.0})
+    mode: Literal["mixed", "one_kind"] = "mixed"
+    batch_size: int = 32
+    max_length: int = 512
+    image_size: int = 64
+    concepts: int | tuple[str, ...] | None = None
+    max_objects: int | None = None
+    split: str = "train"
+    world: dict[str, object] = field(default_factory=dict)
+    pool: int | None = None
+    image_first: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.kinds or any(weight < 0 for weight in self.kinds.values()) or sum(self.kinds.values()) <= 0:
+            raise ValueError(
+                f"data.kinds needs at least one kind with a weight above 0, and none below; got {self.kinds}."
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"data.batch_size must be 1 or more; got {self.batch_size}.")
+        if self.max_length < 2:
+            raise ValueError(f"data.max_length must be 2 or more; got {self.max_length}.")
+        if self.pool is not None and self.pool < 1:
+            raise ValueError(f"data.pool must be 1 or more, or null; got {self.pool}.")
+        if not 0 <= self.image_first <= 1:
+            raise ValueError(f"data.image_first is a probability; got {self.image_first}.")

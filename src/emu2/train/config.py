@@ -1,0 +1,256 @@
+"""What a training run is made of: one typed, checked configuration.
+
+A recipe returns a `RunConfig`; the command line overrides fields by dotted path (`optim.lr=3e-4`,
+`data.kinds={"pair": 1}`); the resolved whole is saved with the run and compared when the run is resumed.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from emu2.data.settings import DataConfig
+
+#: The parts of a whole Emu2 that a run can train, each with its own rate.
+PARTS = ("vision", "bridge", "language", "text_tower", "vae", "unet")
+
+ObjectiveName = Literal["contrastive", "caption", "unified", "autoencoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule and its safety limits.
+
+    lr: peak learning rate of every trained part that `part_lr` does not name.
+    part_lr: peak rate by part, for stages that train parts at different rates (paper, table 6).
+    betas, eps: of AdamW. The paper's pretraining values are the defaults.
+    weight_decay: applied to matrices only, never to biases, norms, class token and position tables. The paper gives no
+        value for pretraining; 0.05 is what the first Emu used (facts of Emu-1's training notes).
+    clip_norm: largest allowed norm of the whole gradient (5.0 in the paper's pretraining).
+    warmup_steps: steps of linear rise from 0 to the peak.
+    schedule: what follows the warmup, until the last step.
+    min_lr_ratio: where the schedule ends, as a share of the peak.
+    """
+
+    lr: float = 1e-4
+    part_lr: dict[str, float] = field(default_factory=dict)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-6
+    weight_decay: float = 0.05
+    clip_norm: float = 5.0
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_lr_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"optim.lr must be above 0; got {self.lr}.")
+        for part, lr in self.part_lr.items():
+            _require(part in PARTS, f"optim.part_lr names {part!r}, which is no part; parts are {', '.join(PARTS)}.")
+            _require(
+                lr > 0, f"optim.part_lr[{part!r}] must be above 0; got {lr}. To freeze a part leave it out of parts."
+            )
+        _require(all(0 <= b < 1 for b in self.betas), f"optim.betas lie in [0, 1); got {self.betas}.")
+        _require(self.weight_decay >= 0, f"optim.weight_decay must be 0 or more; got {self.weight_decay}.")
+        _require(self.clip_norm > 0, f"optim.clip_norm must be above 0; got {self.clip_norm}.")
+        _require(self.warmup_steps >= 0, f"optim.warmup_steps must be 0 or more; got {self.warmup_steps}.")
+        _require(0 <= self.min_lr_ratio <= 1, f"optim.min_lr_ratio lies in [0, 1]; got {self.min_lr_ratio}.")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The decoder's objective (paper, section 2.2.3 and table 7).
+
+    drop_embeddings: share of samples whose visual embeddings are replaced by the null ones.
+    null: what a dropped sample sees. "zero_image" is the encoding of an all-zero normalised picture, which is what the
+        released autoencoding mode uses as its null; "zeros" is plain zeros. The paper does not say which was trained.
+    noise_offset: strength of the per-channel constant added to the noise.
+    crop_scale: range of the random enlargement before the random square crop; (1, 1) with square pictures is no crop.
+    snr_gamma: cap of the min-SNR loss weight; None weighs all noise levels alike (the paper gives no weighting).
+    """
+
+    drop_embeddings: float = 0.1
+    null: Literal["zero_image", "zeros"] = "zero_image"
+    noise_offset: float = 0.1
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    snr_gamma: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.drop_embeddings < 1, f"diffusion.drop_embeddings lies in [0, 1); got {self.drop_embeddings}."
+        )
+        _require(self.noise_offset >= 0, f"diffusion.noise_offset must be 0 or more; got {self.noise_offset}.")
+        low, high = self.crop_scale
+        _require(
+            1 <= low <= high, f"diffusion.crop_scale must be (low, high) with 1 <= low <= high; got {self.crop_scale}."
+        )
+        _require(
+            self.snr_gamma is None or self.snr_gamma > 0, f"diffusion.snr_gamma must be above 0; got {self.snr_gamma}."
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run: an objective, the parts it trains, its data, its length.
+
+    name: of the recipe; written into logs and the run folder.
+    objective: which loss is computed.
+    parts: what moves; everything else is frozen and in evaluation mode.
+    size: preset the model is built at when no model folder is given.
+    steps: optimizer steps.
+    accumulation: micro-batches of `data.batch_size` records in one optimizer step. The loss is normalised by the valid
+        targets of all of them, so that accumulated equals one large batch (contrastive excepted: its negatives are
+        those of the micro-batch).
+    text_loss_weight, visual_loss_weight: of cross entropy and of the regression (`unified`). The paper gives no weights.
+    kl_weight: of the KL term (`autoencoder`), per latent number.
+    ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
+    seed: of initial weights, order of data, noise.
+    dtype: of the weights that train. CPU work is float32.
+    log_every, sample_every, save_every: in optimizer steps; 0 switches samples or checkpoints off (a last checkpoint is
+        always written).
+    keep_checkpoints: newest checkpoints kept on disk.
+    max_bad_share: the run stops when more than this share of the samples so far could not be read.
+    """
+
+    name: str
+    objective: ObjectiveName
+    parts: tuple[str, ...]
+    size: str = "debug"
+    steps: int = 1000
+    accumulation: int = 1
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    text_loss_weight: float = 1.0
+    visual_loss_weight: float = 1.0
+    kl_weight: float = 1e-4
+    ema_decay: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    log_every: int = 10
+    sample_every: int = 0
+    save_every: int = 0
+    keep_checkpoints: int = 2
+    max_bad_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(bool(self.parts), "parts is empty: name at least one part to train.")
+        for part in self.parts:
+            _require(part in PARTS, f"parts names {part!r}, which is no part; parts are {', '.join(PARTS)}.")
+        for part in self.optim.part_lr:
+            _require(part in self.parts, f"optim.part_lr names {part!r}, which this run does not train ({self.parts}).")
+        _require(self.steps >= 1, f"steps must be 1 or more; got {self.steps}.")
+        _require(self.accumulation >= 1, f"accumulation must be 1 or more; got {self.accumulation}.")
+        _require(
+            self.optim.warmup_steps <= self.steps,
+            f"optim.warmup_steps ({self.optim.warmup_steps}) is more than steps ({self.steps}).",
+        )
+        _require(self.ema_decay is None or 0 < self.ema_decay < 1, f"ema_decay lies in (0, 1); got {self.ema_decay}.")
+        _require(self.log_every >= 1, f"log_every must be 1 or more; got {self.log_every}.")
+        _require(self.keep_checkpoints >= 1, f"keep_checkpoints must be 1 or more; got {self.keep_checkpoints}.")
+        _require(0 <= self.max_bad_share <= 1, f"max_bad_share lies in [0, 1]; got {self.max_bad_share}.")
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The config as JSON-able values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """The inverse of `to_dict`; unknown fields and wrong types are refused by name."""
+    return _build(RunConfig, values, path="")
+
+
+def with_overrides(config: RunConfig, settings: typing.Iterable[str]) -> RunConfig:
+    """`config` with fields replaced by `key=value` settings, keys being dotted paths.
+
+    Values are read as JSON where they are JSON, else as plain text.
+
+    Raises:
+        ValueError: no `=`, an unknown key (the known ones are listed), a value of the wrong type or out of range.
+    """
+    values = to_dict(config)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"A setting is written key=value, as in optim.lr=3e-4; got {setting!r}.")
+        *parents, leaf = key.strip().split(".")
+        target = values
+        for name in parents:
+            target = target.get(name) if isinstance(target, dict) else None  # type: ignore[assignment]
+        if not isinstance(target, dict) or (leaf not in target and not _is_open(parents)):
+            raise ValueError(f"There is no setting {key.strip()!r}; there are: {', '.join(_paths(to_dict(config)))}.")
+        target[leaf] = _parse(text)
+    return from_dict(values)
+
+
+def _is_open(parents: list[str]) -> bool:
+    """Whether the dict at this path takes new keys (a table by name, not a dataclass)."""
+    return parents in (["optim", "part_lr"], ["data", "kinds"])
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"True": True, "False": False, "None": None}.get(text.strip(), text.strip())
+
+
+def _paths(values: dict[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for key, value in values.items():
+        paths += _paths(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
+    return paths
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.rstrip('.') or 'The config'} must be a table of settings; got {values!r}.")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(
+            f"There is no setting {path}{unknown[0]!s}; {path.rstrip('.') or 'a run'} has {', '.join(known)}."
+        )
+    return cls(**{name: _coerce(hints[name], value, f"{path}{name}") for name, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type, or ValueError. Numbers widen (int to float); lists become tuples."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, f"{path}.")
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for option in (a for a in args if a is not type(None)):
+            try:
+                return _coerce(option, value, path)
+            except ValueError as error:
+                errors.append(str(error))
+        raise ValueError(errors[0])
+    if origin is Literal:
+        _require(value in args, f"{path} is one of {', '.join(map(repr, args))}; got {value!r}.")
+        return value
+    if origin is tuple:
+        fits = isinstance(value, (list, tuple)) and (args[-1] is Ellipsis or len(value) == len(args))
+        _require(fits, f"{path} is a list{'' if args[-1] is Ellipsis else f' of {len(args)} values'}; got {value!r}.")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_coerce(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is dict:
+        _require(isinstance(value, dict), f"{path} is a table of names and values; got {value!r}.")
+        return {str(k): _coerce(args[1], v, f"{path}[{k!r}]") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool):
+        _require(type(value) is hint, f"{path} is of type {hint.__name__}; got {value!r}.")
+    return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,225 @@
+"""The decoder's two stages: the small VAE of from-scratch sizes, and the U-Net that decodes visual embeddings.
+
+The U-Net is trained as an autoencoder, without the language model (paper, section 2.2.3): a picture goes through the
+frozen vision tower into embeddings and through the frozen VAE into latents, and the U-Net learns to denoise the latents
+given the embeddings.
+
+    B  rows        N  embeddings per picture        D  their width        h, w  latent rows and columns
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from emu2.data.records import Record
+from emu2.data.sequences import first_image
+from emu2.decoder.conditioning import added_conditions
+from emu2.train.config import RunConfig
+from emu2.train.features import FeatureCache
+from emu2.train.objectives import Batch, Objective
+from emu2.train.whole import Whole
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """float32[3, H, W] in [-1, 1], as the VAE reads it."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """The inverse of `to_pixels`, clipped and rounded."""
+    values = ((pixels.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+def rows_of(*columns: Sequence[Tensor]) -> Image.Image:
+    """A sheet with one line per sequence of pictures (each float[3, H, W])."""
+    return to_image(torch.cat([torch.cat(list(line), dim=2) for line in columns], dim=1))
+
+
+class AutoencoderObjective(Objective):
+    """Reconstruction and a small KL term for a VAE that starts from nothing. The published sizes use SDXL's instead.
+
+    The paper has no such stage. Absolute plus squared error: the first keeps edges, the second gets colours right early.
+    """
+
+    needs = ("vae",)
+    trains = ("vae",)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"reconstruction": 1.0, "kl": self.config.kl_weight}
+
+    def sample(self, record: Record, chance: random.Random) -> Tensor:
+        return to_pixels(first_image(record))
+
+    def collate(self, samples: Sequence[Tensor], keys: list[str]) -> Batch:
+        pixels = torch.stack(list(samples))
+        return Batch(
+            {"pixels": pixels},
+            {"reconstruction": len(samples), "kl": len(samples)},
+            {"images": len(samples)},
+            keys,
+        )
+
+    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        pixels = batch.tensors["pixels"]
+        posterior = self.whole.vae.encode(pixels.to(self.whole.vae.dtype)).latent_dist
+        decoded = self.whole.vae.decode(posterior.sample(generator=generator)).sample.float()
+        error = decoded - pixels
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return {"reconstruction": error.abs().mean() + error.square().mean(), "kl": kl}
+
+    @torch.no_grad()
+    def finish(self, batches: Sequence[Batch]) -> None:
+        """Measure the latents' standard deviation, so that the U-Net sees unit variance (`scaling_factor`)."""
+        vae = self.whole.vae
+        latents = torch.cat([vae.encode(b.tensors["pixels"].to(vae.dtype)).latent_dist.mean for b in batches])
+        vae.register_to_config(scaling_factor=float(1.0 / latents.float().std()))
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Any]:
+        pixels = batch.tensors["pixels"][:8]
+        latents = self.whole.vae.encode(pixels.to(self.whole.vae.dtype)).latent_dist.mean
+        return {"autoencoder": rows_of(pixels, self.whole.vae.decode(latents).sample)}
+
+
+@dataclass(frozen=True)
+class DecoderSample:
+    """A cropped picture with SDXL's conditions: sizes as (height, width), the crop's corner as (top, left)."""
+
+    key: str
+    image: Image.Image
+    original_size: tuple[int, int]
+    crop: tuple[int, int]
+
+
+class DecoderObjective(Objective):
+    """Denoise a picture's latents given its own visual embeddings; only the U-Net trains."""
+
+    needs = ("vae", "unet", "scheduler")
+    trains = ("unet",)
+    weights = {"diffusion": 1.0}
+
+    def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
+        super().__init__(whole, config, device)
+        from diffusers import DDPMScheduler
+
+        self.noise = DDPMScheduler.from_config(whole.scheduler.config)
+        self.size = int(whole.vae.config.sample_size)
+        # Random crops make another picture of the same record each time: nothing to remember then.
+        keep = self.pooled and config.diffusion.crop_scale == (1.0, 1.0)
+        self.embeddings = FeatureCache(whole.model.encode_image, keep=keep)
+        self.moments = FeatureCache(
+            lambda pixels: whole.vae.encode(pixels.to(whole.vae.dtype)).latent_dist.parameters, keep=keep
+        )
+        self.null = FeatureCache(whole.model.encode_image, keep=True)
+
+    def sample(self, record: Record, chance: random.Random) -> DecoderSample:
+        image = first_image(record).convert("RGB")
+        width, height = image.size
+        if min(width, height) < self.size:
+            raise ValueError(
+                f"Record {record.key!r} is {width}x{height}, smaller than the {self.size} pixels the decoder draws."
+            )
+        scale = self.size / min(width, height) * chance.uniform(*self.config.diffusion.crop_scale)
+        scaled = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
+        if scaled != image.size:
+            image = image.resize(scaled, Image.Resampling.BICUBIC)
+        left, top = (chance.randint(0, side - self.size) for side in scaled)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return DecoderSample(f"{record.key}#decoder", image, (height, width), (top, left))
+
+    def collate(self, samples: Sequence[DecoderSample], keys: list[str]) -> Batch:
+        return Batch({}, {"diffusion": len(samples)}, {"images": len(samples)}, keys, extra={"samples": list(samples)})
+
+    def frozen(self, samples: Sequence[DecoderSample]) -> tuple[Tensor, Tensor]:
+        """Embeddings float[B, N, D] and the latents' moments float[B, 8, h, w] of the samples' pictures."""
+        keys = [sample.key for sample in samples]
+        seen = [lambda s=s: self._pixels(s.image) for s in samples]
+        drawn = [lambda s=s: to_pixels(s.image) for s in samples]
+        return self.embeddings(keys, seen, self.device), self.moments(keys, drawn, self.device)
+
+    def warm(self, samples: Sequence[DecoderSample]) -> None:
+        self.frozen(samples)
+
+    def null_embeddings(self, like: Tensor) -> Tensor:
+        """float[N, D]: what a dropped sample is conditioned on."""
+        if self.config.diffusion.null == "zeros":
+            return torch.zeros_like(like)
+        side = self.whole.processor.image_processor.size["height"]
+        return self.null(["null"], [lambda: torch.zeros(3, side, side)], self.device)[0].to(like)
+
+    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        settings, unet, samples = self.config.diffusion, self.whole.unet, batch.extra["samples"]
+        embeddings, moments = self.frozen(samples)
+        rows = len(samples)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=self.device)
+
+        mean, log_variance = moments.float().chunk(2, dim=1)
+        spread = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
+        latents = (mean + spread * normal(*mean.shape)) * self.whole.vae.config.scaling_factor
+        noise = normal(*latents.shape) + settings.noise_offset * normal(rows, latents.shape[1], 1, 1)
+        steps = self.noise.config.num_train_timesteps
+        t = torch.randint(0, steps, (rows,), generator=generator, device=self.device)
+        dropped = torch.rand(rows, generator=generator, device=self.device) < settings.drop_embeddings
+        embeddings = torch.where(dropped[:, None, None], self.null_embeddings(embeddings[0]), embeddings)
+
+        conditions = added_conditions(
+            embeddings.to(unet.dtype),
+            original_size=[sample.original_size for sample in samples],
+            crop=[sample.crop for sample in samples],
+            target_size=(self.size, self.size),
+        )
+        predicted = unet(
+            self.noise.add_noise(latents, noise, t).to(unet.dtype),
+            t,
+            encoder_hidden_states=embeddings.to(unet.dtype),
+            added_cond_kwargs=conditions,
+        ).sample.float()
+        loss = F.mse_loss(predicted, self._target(latents, noise, t), reduction="none").mean(dim=(1, 2, 3))
+        return {"diffusion": (loss * self._noise_weights(t)).mean()}
+
+    def _target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        kind = self.noise.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        return self.noise.get_velocity(latents, noise, t) if kind == "v_prediction" else latents
+
+    def _noise_weights(self, t: Tensor) -> Tensor:
+        """Weight of each row's loss: 1, or min-SNR's (Hang et al. 2023) for the configured prediction."""
+        gamma = self.config.diffusion.snr_gamma
+        if gamma is None:
+            return torch.ones_like(t, dtype=torch.float32)
+        alphas = self.noise.alphas_cumprod.to(t.device)[t].clamp(max=1 - 1e-6)
+        snr = alphas / (1 - alphas)
+        capped = snr.clamp(max=gamma)
+        kind = self.noise.config.prediction_type
+        return capped / snr.clamp(min=1e-8) if kind == "epsilon" else capped / (snr + 1) if kind != "sample" else capped
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Any]:
+        samples = batch.extra["samples"][:4]
+        embeddings, _ = self.frozen(samples)
+        pipe = self.whole.pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        drawn = pipe(
+            prompt_embeds=embeddings.to(self.whole.unet.dtype),
+            negative_prompt_embeds=self.null_embeddings(embeddings[0]).expand_as(embeddings).to(self.whole.unet.dtype),
+            num_inference_steps=20,
+            height=self.size,
+            width=self.size,
+            generator=torch.Generator("cpu").manual_seed(0),
+            output_type="pil",
+        ).images
+        return {"decoder": rows_of([to_pixels(s.image) for s in samples], [to_pixels(image) for image in drawn])}

@@ -1,0 +1,86 @@
+"""The parts of a whole Emu2: what a run trains, what it freezes, and at which rate each part moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from emu2.train.config import OptimConfig
+
+if TYPE_CHECKING:
+    from emu2.train.whole import Whole
+
+
+def part_modules(whole: Whole) -> dict[str, list[tuple[str, nn.Module]]]:
+    """Part -> its modules, each with the prefix its parameter names take. Parts that the whole lacks are left out."""
+    model = whole.model
+    parts: dict[str, list[tuple[str, nn.Module]]] = {
+        "vision": [("model.visual", model.model.visual)],
+        "bridge": [
+            ("model.project_up", model.model.project_up),
+            ("model.project_down", model.model.project_down),
+        ],
+        "language": [("model.language_model", model.model.language_model), ("lm_head", model.lm_head)],
+    }
+    for name, module in (("text_tower", whole.text_tower), ("vae", whole.vae), ("unet", whole.unet)):
+        if module is not None:
+            parts[name] = [(name, module)]
+    return parts
+
+
+def set_trainable(whole: Whole, trained: tuple[str, ...]) -> None:
+    """Let `trained` parts move, in training mode; freeze every other one, in evaluation mode.
+
+    Raises:
+        ValueError: a part to be trained does not exist in this whole.
+    """
+    parts = part_modules(whole)
+    for part in trained:
+        if part not in parts:
+            raise ValueError(f"This model has no {part!r} to train; it has {', '.join(parts)}.")
+    whole.model.eval()
+    for part, modules in parts.items():
+        for _, module in modules:
+            module.requires_grad_(part in trained)
+            module.train(part in trained)
+
+
+def trained_parameters(whole: Whole, trained: tuple[str, ...]) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """(part, name, parameter) of everything that moves, in a fixed order, each parameter once (tied ones share)."""
+    parts = part_modules(whole)
+    seen: set[int] = set()
+    for part in trained:
+        for prefix, module in parts[part]:
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield part, f"{prefix}.{name}", parameter
+
+
+def parameter_groups(whole: Whole, trained: tuple[str, ...], optim: OptimConfig) -> list[dict[str, Any]]:
+    """Groups for the optimizer: by part, and within a part with and without weight decay.
+
+    Each group carries `peak_lr`, which the schedule scales, and `part`. Matrices decay; biases, norms, and the tables
+    looked up by position or token do not.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for part, name, parameter in trained_parameters(whole, trained):
+        decays = _decays(name, parameter)
+        group = groups.setdefault(
+            (part, decays),
+            {
+                "params": [],
+                "part": part,
+                "peak_lr": optim.part_lr.get(part, optim.lr),
+                "weight_decay": optim.weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _decays(name: str, parameter: Tensor) -> bool:
+    tables = ("pos_embed", "cls_token", "embed_tokens", "embed_positions")
+    return parameter.ndim >= 2 and not any(table in name for table in tables)
