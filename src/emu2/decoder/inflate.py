@@ -72,7 +72,8 @@ def inflate_unet_with_report(
     if set(spatial) != set(source):
         odd = sorted(set(spatial) ^ set(source))
         raise ValueError(
-            f"This U-Net cannot be inflated: {len(odd)} tensors exist in only one of the two forms, for example {odd[0]}."
+            f"This U-Net cannot be inflated: {len(odd)} tensors exist in only one of the two forms, "
+            f"for example {odd[0]}."
         )
     copied = tuple(name for name in spatial if source[name].shape == target[name].shape)
     fresh = tuple(name for name in spatial if name not in set(copied))

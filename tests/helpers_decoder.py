@@ -1,0 +1,136 @@
+"""Parts the decoder's tests share: recorded ones, and tiny ones of real classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from emu2 import Emu2Config
+from emu2.decoder.presets import scheduler_config, unet_config, vae_config, video_unet_config
+from emu2.processing.image import Emu2ImageProcessor
+from emu2.processing.processor import Emu2Processor
+from emu2.processing.tokenizer import load_tokenizer, train_tokenizer
+
+
+def recorded_config(parity_dir: Path) -> dict:
+    """Configurations of the recorded image-generation model (variant base224), as `load_native` takes them."""
+    recorded = json.loads((parity_dir / "fixture_config.json").read_text())
+    vision, text, variant = recorded["vision"], recorded["lm"], recorded["models"]["base224"]
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps")
+    encoder = Emu2Config(
+        vision_config={
+            "hidden_size": vision["width"],
+            "num_hidden_layers": vision["layers"],
+            "num_attention_heads": vision["heads"],
+            "intermediate_size": vision["mlp_hidden"],
+            "image_size": variant["image_size"],
+            "patch_size": vision["patch"],
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": variant["vocab"],
+            "max_position_embeddings": text["max_position_embeddings"],
+            "pad_token_id": 32000,
+            **{name: text[name] for name in names},
+        },
+        num_query=variant["n_query"],
+        num_video_query=variant["v_query"],
+    )
+    return {"multimodal_encoder": encoder, **{name: recorded[name] for name in ("unet", "vae", "scheduler")}}
+
+
+def write_recorded_native_file(parity_dir: Path, file: Path) -> None:
+    """The recorded weights as one native image-generation file, with the published names."""
+    encoder = {name: w.float() for name, w in load_file(parity_dir / "weights.safetensors").items()}
+    encoder["visual.pos_embed"] = load_file(parity_dir / "weights_pos.safetensors")["224/visual.pos_embed"].float()
+    for name in ("decoder.lm.model.embed_tokens.weight", "decoder.lm.lm_head.weight"):
+        encoder[name] = encoder[name][:32272].clone()
+    state = {f"multimodal_encoder.{name}": w for name, w in encoder.items()}
+    state.update({name: w.float() for name, w in load_file(parity_dir / "weights_diffusion.safetensors").items()})
+    save_file(state, file)
+
+
+class RecordedPictures(Emu2ImageProcessor):
+    """Feeds the recorded pictures instead of resizing the files, which depends on Pillow's version (MANIFEST 3.1)."""
+
+    def __init__(self, parity_dir: Path):
+        super().__init__(size=224)
+        recorded = load_file(parity_dir / "preprocess.safetensors")
+        self._by_pixels = {}
+        for index in range(4):
+            picture = Image.open(parity_dir / "images" / f"img{index}.png").convert("RGB")
+            self._by_pixels[picture.tobytes()] = recorded[f"img{index}.s224"].numpy()
+
+    def pixels(self, image) -> np.ndarray:
+        known = self._by_pixels.get(image.tobytes()) if isinstance(image, Image.Image) else None
+        return super().pixels(image) if known is None else known
+
+
+def recorded_processor(shared_dir: Path) -> Emu2Processor:
+    tokenizer = load_tokenizer(shared_dir / "tokenizer", chat=False)
+    return Emu2Processor(RecordedPictures(shared_dir / "parity" / "open"), tokenizer, num_query=64, num_video_query=64)
+
+
+def recorded_prompt(case: dict, parity_dir: Path) -> list:
+    """A recorded case's prompt as a mixed list."""
+    return [
+        part["text"] if "text" in part else Image.open(parity_dir / part["png"]).convert("RGB")
+        for part in case["inputs"]
+    ]
+
+
+# Tiny parts: 28-pixel pictures in, embeddings 32 wide, 16-pixel pictures out
+
+
+def tiny_processor(config: Emu2Config) -> Emu2Processor:
+    """Its special tokens start at id 100, as in the `tiny_config` fixture."""
+    corpus = ["a red cat on a blue table", "two dogs by the river"] * 4
+    tokenizer = train_tokenizer(corpus, vocab_size=config.text_config.pad_token_id + 274, chat=True)
+    return Emu2Processor(
+        Emu2ImageProcessor(size=config.vision_config.image_size), tokenizer, config.num_query, config.num_video_query
+    )
+
+
+def tiny_vae() -> AutoencoderKL:
+    torch.manual_seed(1)
+    small = {"block_out_channels": [8, 8, 16], "norm_num_groups": 4, "sample_size": 16}
+    return AutoencoderKL.from_config({**vae_config("debug"), **small}).eval()
+
+
+def tiny_unet(embedding_dim: int = 32) -> UNet2DConditionModel:
+    torch.manual_seed(2)
+    small = {
+        "sample_size": 4,
+        "block_out_channels": [16, 32],
+        "norm_num_groups": 8,
+        "cross_attention_dim": embedding_dim,
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": embedding_dim + 6 * 8,
+    }
+    return UNet2DConditionModel.from_config({**unet_config("debug"), **small}).eval()
+
+
+def tiny_video_unet(embedding_dim: int = 32) -> UNet3DConditionModel:
+    torch.manual_seed(3)
+    small = {"sample_size": 4, "block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 8}
+    return UNet3DConditionModel.from_config(
+        {**video_unet_config("debug"), **small, "cross_attention_dim": embedding_dim}
+    ).eval()
+
+
+def euler() -> EulerDiscreteScheduler:
+    return EulerDiscreteScheduler.from_config(scheduler_config("debug"))
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (20, 14)) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values)
