@@ -29,7 +29,7 @@ Scheme = Literal["ours", "native", "hf"]
 #: What of a source tensor one of our tensors takes: all of it, or a third of a fused bias.
 Part = Literal["whole", "query", "value"]
 
-#: (prefix in the scheme, prefix in ours). No prefix of a column begins with another one of the same column.
+#: (prefix in the scheme, prefix in ours), components in their published order.
 _PREFIXES: dict[str, tuple[tuple[str, str], ...]] = {
     "ours": (
         ("model.visual.", "model.visual."),
@@ -49,8 +49,8 @@ _PREFIXES: dict[str, tuple[tuple[str, str], ...]] = {
         ("model.visual.", "model.visual."),
         ("model.decoder.lm.model.", "model.language_model."),
         ("model.decoder.lm.lm_head.", "lm_head."),
-        ("project_up.", "model.project_up."),
         ("project_down.", "model.project_down."),
+        ("project_up.", "model.project_up."),
     ),
 }
 
@@ -116,29 +116,37 @@ class ReadingPlan:
         pieces: our name -> where it comes from.
         ignored: names that are known and not needed (rotary tables).
         unknown: names the scheme does not have.
-        scheme: the scheme the listing is in.
+        scheme: the scheme the listing is in; None for parts whose names are their own (a safety checker).
+        prefix: what the file puts before every name of the scheme.
     """
 
-    scheme: Scheme
+    scheme: Scheme | None
     pieces: dict[str, Piece] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    prefix: str = ""
 
     def source_name(self, name: str) -> str:
         """How the file calls (or would call) our tensor `name`; for messages."""
         if name in self.pieces:
             return self.pieces[name].source
-        return from_ours(name, self.scheme)
+        return self.prefix + (from_ours(name, self.scheme) if self.scheme is not None else name)
 
 
-def plan_reading(names: Iterable[str], scheme: Scheme) -> ReadingPlan:
-    """Match every name of a file with ours. Both forms of the vision bias are understood in every scheme."""
-    plan = ReadingPlan(scheme)
+def plan_reading(names: Iterable[str], scheme: Scheme, *, prefix: str = "") -> ReadingPlan:
+    """Match every name of a file with ours. Both forms of the vision bias are understood in every scheme.
+
+    Args:
+        names: the names in the file; all of them begin with `prefix`.
+        scheme: the scheme they are in behind the prefix.
+        prefix: "multimodal_encoder." in an image-generation file.
+    """
+    plan = ReadingPlan(scheme, prefix=prefix)
     for name in names:
         if name.endswith(_INV_FREQ):
             plan.ignored.append(name)
             continue
-        ours = to_ours(name, scheme)
+        ours = to_ours(name.removeprefix(prefix), scheme)
         if ours is None:
             plan.unknown.append(name)
         elif ours.endswith(_FUSED_BIAS) and ours.startswith("model.visual."):

@@ -147,6 +147,8 @@ def load_weights(
     *,
     dtype: torch.dtype,
     check_finite: bool = True,
+    made: Mapping[str, Any] | None = None,
+    fresh: Iterable[str] = (),
     **kwargs: Any,
 ) -> Any:
     """A model with the weights of a checkpoint, strictly: every tensor there, none left over, every shape right.
@@ -156,6 +158,8 @@ def load_weights(
         checkpoint: the opened files; plan: what of them goes where.
         dtype: of the loaded weights.
         check_finite: refuse NaN and infinity.
+        made: further tensors by our names, beside those of the plan.
+        fresh: our names that may be missing and are then initialised as in a new model.
         **kwargs: passed on to transformers (`device_map`, `quantization_config`, `output_loading_info`, ...).
 
     Raises:
@@ -168,17 +172,19 @@ def load_weights(
         for name, piece in plan.pieces.items()
         if piece.source in checkpoint.infos
     }
+    found.update({name: tuple(tensor.shape) for name, tensor in (made or {}).items()})
     check_listing(
         wanted,
         found,
         source=checkpoint.source,
         unexpected=plan.unknown,
-        optional=getattr(empty, "all_tied_weights_keys", {}),
+        optional={*getattr(empty, "all_tied_weights_keys", {}), *fresh},
         rename=plan.source_name,
     )
     state_dict = {
         name: LazyTensor(checkpoint, piece, dtype, check_finite=check_finite) for name, piece in plan.pieces.items()
     }
+    state_dict.update(made or {})
     try:
         # Without a folder, `PublishedCheckpointMixin` hands the call on to transformers.
         return cls.from_pretrained(None, config=config, state_dict=state_dict, dtype=dtype, **kwargs)

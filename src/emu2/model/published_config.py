@@ -69,7 +69,7 @@ def published_to_config(fields: Mapping[str, Any]) -> Emu2Config:
         text_config=text_config,
         num_query=num_query,
         num_video_query=vision.get("v_query", 64),
-        **_special_ids(first),
+        **special_token_ids(first),
         bos_token_id=fields.get("bos_token_id", 1),
         eos_token_id=fields.get("eos_token_id", 2),
     )
@@ -127,7 +127,7 @@ def config_to_published(config: Emu2Config, *, version: str, dtype: torch.dtype)
     }
 
 
-def _special_ids(first: int) -> dict[str, int]:
+def special_token_ids(first: int) -> dict[str, int]:
     """Ids of the tokens the model itself must know, `first` being that of `[PAD]`."""
     place = tokens.BASE_SPECIAL_TOKENS.index
     return {
