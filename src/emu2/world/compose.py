@@ -1,0 +1,165 @@
+"""Draws scenes at random: which objects, where, how large, on what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emu2.world.atlas import Atlas
+from emu2.world.dice import Dice
+from emu2.world.scene import PLACES, SIZES, Background, SceneObject
+
+#: Objects that a scene holds at most.
+MAX_OBJECTS = 6
+
+#: Free space between the boxes of two objects, and to the edge, as a share of the picture's side.
+_GAP = 0.015
+#: Attempts to place an object before the whole arrangement is tried again with smaller objects.
+_ATTEMPTS = 30
+#: Pixels at which boxes are compared; their relative extent hardly depends on it.
+_REFERENCE = 192
+
+
+@dataclass(frozen=True)
+class Style:
+    """How varied scenes are.
+
+    colours: names of background colours. plain: share of plain backgrounds. free: share of scenes whose objects stand anywhere
+    instead of on the grid. tilted: share of objects that are turned. jitter: how far an object may stray from its grid cell, as a
+    share of the picture's side. max_objects, max_kinds: in scenes drawn without further demands.
+    """
+
+    colours: tuple[str, ...]
+    plain: float
+    free: float
+    tilted: float
+    jitter: float
+    max_objects: int
+    max_kinds: int
+
+
+STYLES = {
+    "simple": Style(
+        colours=("white", "black", "red", "yellow", "green", "blue", "purple", "orange"),
+        plain=1.0,
+        free=0.0,
+        tilted=0.0,
+        jitter=0.012,
+        max_objects=4,
+        max_kinds=2,
+    ),
+    "full": Style(
+        colours=("white", "black", "red", "yellow", "green", "blue", "purple", "orange", "pink", "gray"),
+        plain=0.5,
+        free=0.3,
+        tilted=0.2,
+        jitter=0.015,
+        max_objects=MAX_OBJECTS,
+        max_kinds=3,
+    ),
+}
+
+_TILTS = (-30, -15, 15, 30)
+
+
+def draw_background(dice: Dice, style: Style) -> Background:
+    """A background of the style."""
+    if dice.chance(style.plain):
+        return Background("plain", (dice.pick(style.colours),))
+    kind = dice.pick(("halves", "gradient", "stripes", "checks", "dots"))
+    return Background(kind, tuple(dice.sample(style.colours, 2)))
+
+
+def draw_counts(dice: Dice, style: Style) -> list[int]:
+    """How many objects of each kind: half of the scenes show one object, the others up to the style's limits."""
+    if dice.chance(0.5):
+        return [1]
+    kinds = 1 + dice.below(style.max_kinds)
+    total = max(2, kinds + dice.below(style.max_objects - kinds + 1))
+    counts = [1] * kinds
+    for _ in range(total - kinds):
+        counts[dice.below(kinds)] += 1
+    return counts
+
+
+def _extent(emoji: int, size: str, rotation: int, atlas: Atlas) -> tuple[float, float, float, float]:
+    """What is visible of an object around its centre, as shares of the picture's side: left, top, right, bottom."""
+    side = round(SIZES[size] * _REFERENCE)
+    box = atlas.sprite(emoji, side, rotation).box
+    left, top, right, bottom = ((value - side / 2) / _REFERENCE for value in box)
+    return left, top, right, bottom
+
+
+def _spot(
+    dice: Dice, style: Style, extent: tuple[float, float, float, float], place: str | None
+) -> tuple[float, float]:
+    """A centre at which the whole object is inside the picture: in the grid cell `place`, or anywhere."""
+    low_x, high_x = _GAP - extent[0], 1 - _GAP - extent[2]
+    low_y, high_y = _GAP - extent[1], 1 - _GAP - extent[3]
+    if place is None:
+        x, y = dice.between(low_x, high_x), dice.between(low_y, high_y)
+    else:
+        row, column = divmod(PLACES.index(place), 3)
+        x = (column * 2 + 1) / 6 + dice.between(-style.jitter, style.jitter)
+        y = (row * 2 + 1) / 6 + dice.between(-style.jitter, style.jitter)
+    return round(min(max(x, low_x), high_x), 4), round(min(max(y, low_y), high_y), 4)
+
+
+def arrange(
+    dice: Dice,
+    emoji: Sequence[int],
+    style: Style,
+    atlas: Atlas,
+    sizes: Sequence[str] | None = None,
+) -> tuple[SceneObject, ...]:
+    """Places the emoji so that none overlaps another or reaches over the edge.
+
+    sizes: the sizes to draw from, largest that fit; by default all three for one object, the smaller ones for more.
+
+    Raises:
+        ValueError: no emoji, or more than MAX_OBJECTS.
+    """
+    if not 1 <= len(emoji) <= MAX_OBJECTS:
+        raise ValueError(f"A scene holds 1 to {MAX_OBJECTS} objects; {len(emoji)} were asked for.")
+    if sizes is None:
+        sizes = (
+            ("small", "medium", "large") if len(emoji) == 1 else ("small", "medium") if len(emoji) <= 3 else ("small",)
+        )
+    grid = not dice.chance(style.free)
+    for attempt in range(_ATTEMPTS):
+        last = attempt == _ATTEMPTS - 1  # small, upright, on the grid: always fits
+        places = dice.sample(PLACES, len(emoji))
+        placed: list[SceneObject] = []
+        boxes: list[tuple[float, float, float, float]] = []
+        for index, place in zip(emoji, places, strict=True):
+            size = "small" if last else dice.pick(sizes)
+            rotation = dice.pick(_TILTS) if not last and dice.chance(style.tilted) else 0
+            extent = _extent(index, size, rotation, atlas)
+            x, y = _spot(dice, style, extent, place if grid or last else None)
+            box = (x + extent[0], y + extent[1], x + extent[2], y + extent[3])
+            if any(_touch(box, other) for other in boxes):
+                break
+            item = SceneObject(index, x, y, size, rotation)
+            if (grid or last) and item.place != place:
+                break
+            placed.append(item)
+            boxes.append(box)
+        else:
+            return tuple(placed)
+    raise AssertionError("small objects in different grid cells never overlap")
+
+
+def _touch(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return not (
+        one[2] + _GAP <= other[0] or other[2] + _GAP <= one[0] or one[3] + _GAP <= other[1] or other[3] + _GAP <= one[1]
+    )
+
+
+def apart(item: SceneObject, others: Sequence[SceneObject], atlas: Atlas) -> bool:
+    """Whether an object overlaps none of the others."""
+
+    def box(one: SceneObject) -> tuple[float, ...]:
+        left, top, right, bottom = _extent(one.emoji, one.size, one.rotation, atlas)
+        return one.x + left, one.y + top, one.x + right, one.y + bottom
+
+    return not any(_touch(box(item), box(other)) for other in others)

@@ -1,0 +1,126 @@
+"""Few-shot episodes: demonstrations that say what is asked for, then a query.
+
+A record's segments are picture, text, picture, text, ..., picture, answer. The query and the order of the demonstrations do not
+depend on how many there are: with the same index, k demonstrations are the first k of any longer run, so that figures for different
+k compare the same questions.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from emu2.data.records import Record
+from emu2.world.compose import MAX_OBJECTS
+from emu2.world.dice import Dice
+from emu2.world.scene import Scene
+from emu2.world.studio import Studio
+
+#: Made-up words are two syllables of these, 4,900 in all, less the real words among them.
+_CONSONANTS = "bdfgklmnprstvz"
+_VOWELS = "aeiou"
+_REAL_WORDS = {
+    "data", "solo", "tofu", "sofa", "tuba", "lava", "puma", "dodo", "zero", "pita", "soda", "mama", "papa", "baby", "visa",
+    "mini", "taro", "dove", "nose", "bike", "kite", "fire", "bone", "note", "pipe", "rose", "tape", "tire", "kiwi", "judo",
+    "sumo", "polo", "logo", "silo", "peso", "diva", "gala", "saga", "toga", "yoga", "lama", "ruby", "mule", "lime", "date",
+}  # fmt: skip
+MADE_UP_WORDS: tuple[str, ...] = tuple(
+    word for word in map("".join, product(_CONSONANTS, _VOWELS, _CONSONANTS, _VOWELS)) if word not in _REAL_WORDS
+)
+
+#: In a counting episode every concept is shown at most this often.
+MAX_COUNT = 3
+
+
+def _shots(studio: Studio, key: str) -> int:
+    """How many demonstrations; drawn apart from everything else, so that it changes nothing else."""
+    return Dice(key, "shots").pick(studio.config.shots)
+
+
+def _episode(
+    studio: Studio,
+    kind: str,
+    key: str,
+    opening: str,
+    demonstrations: list[tuple[Scene, str]],
+    query: tuple[Scene, str],
+    truth: dict[str, Any],
+) -> Record:
+    segments: list[Any] = [opening] if opening else []
+    for scene, words in demonstrations:
+        segments += [studio.render(scene), words]
+    segments += [studio.render(query[0]), query[1]]
+    facts = {
+        **truth,
+        "answer": query[1],
+        "shots": len(demonstrations),
+        "scene": studio.facts(query[0]),
+        "demonstrations": [{"scene": studio.facts(scene), "answer": words} for scene, words in demonstrations],
+    }
+    return Record(kind, tuple(segments), key, len(segments) - 1, facts)
+
+
+def naming(studio: Studio, dice: Dice, key: str) -> Record:
+    """Family 1: made-up words stand for concepts, anew in every episode.
+
+    The document opens with the words ("bako or limu?"), so that a reader without demonstrations knows the choices and is right
+    once in 2 (or 4) times. Every run of as many demonstrations as there are words holds each word once.
+    """
+    ways = dice.pick(studio.config.ways)
+    concepts = studio.some(dice, ways)
+    words = dice.sample(MADE_UP_WORDS, ways)
+    opening = f"{', '.join(words[:-1])} or {words[-1]}?"
+
+    def show(choice: int) -> tuple[Scene, str]:
+        return studio.scene_of(dice, [studio.variant(dice, concepts[choice])]), f"{words[choice]}."
+
+    target = dice.below(ways)
+    query = show(target)
+    order: list[int] = []
+    shots = _shots(studio, key)
+    while len(order) < shots:
+        order += dice.shuffled(range(ways))
+    demonstrations = [show(choice) for choice in order[:shots]]
+    truth = {
+        "ways": ways,
+        "label": words[target],
+        "choices": [f"{word}." for word in words],
+        "binding": {word: concept.noun for word, concept in zip(words, concepts, strict=True)},
+        "chance": 1 / ways,
+    }
+    return _episode(studio, "naming", key, opening, demonstrations, query, truth)
+
+
+def tally(counts: dict[str, int]) -> str:
+    """The form of counting answers, in alphabetical order: `[cat: 2, dog: 1].`"""
+    return f"[{', '.join(f'{noun}: {count}' for noun, count in sorted(counts.items()) if count)}]."
+
+
+def counting(studio: Studio, dice: Dice, key: str) -> Record:
+    """Family 4: how many of each, as `[cat: 2, dog: 1].`
+
+    All pictures of an episode show the same few concepts, each up to three times or not at all; every answer that this leaves is
+    equally likely.
+    """
+    kinds = 1 + dice.below(min(2 if studio.config.style == "simple" else 3, len(studio.pool)))
+    concepts = studio.some(dice, kinds)
+    possible = [counts for counts in product(range(MAX_COUNT + 1), repeat=kinds) if 1 <= sum(counts) <= MAX_OBJECTS]
+
+    def show() -> tuple[Scene, str]:
+        counts = dice.pick(possible)
+        emoji = [
+            studio.variant(dice, concept) for concept, count in zip(concepts, counts, strict=True) for _ in range(count)
+        ]
+        named = {concept.noun: count for concept, count in zip(concepts, counts, strict=True)}
+        return studio.scene_of(dice, emoji, sizes=("small",)), tally(named)
+
+    query = show()
+    demonstrations = [show() for _ in range(_shots(studio, key))]
+    truth = {
+        "names": sorted(concept.noun for concept in concepts),
+        "choices": [
+            tally({concept.noun: count for concept, count in zip(concepts, counts, strict=True)}) for counts in possible
+        ],
+        "chance": 1 / len(possible),
+    }
+    return _episode(studio, "counting", key, "", demonstrations, query, truth)

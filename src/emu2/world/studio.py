@@ -1,0 +1,95 @@
+"""What every kind of record is made with: the concepts at hand, the style of scenes, and the split's rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from emu2.world.atlas import Atlas, Emoji, resolve_concepts
+from emu2.world.compose import STYLES, arrange, draw_background, draw_counts
+from emu2.world.dice import Dice
+from emu2.world.scene import Scene
+from emu2.world.splits import concept_split_of, is_seen_scene
+
+if TYPE_CHECKING:
+    from emu2.world.world import WorldConfig
+
+#: Scenes drawn before it is said that there are none. One in eight is right for the rarer split, so this never happens
+#: unless there is hardly anything to draw from.
+_ATTEMPTS = 1000
+
+
+class Studio:
+    """Draws scenes and pictures for one configuration. Every scene it hands out obeys the split's rule."""
+
+    def __init__(self, config: WorldConfig, atlas: Atlas) -> None:
+        self.config = config
+        self.atlas = atlas
+        self.style = STYLES[config.style]
+        #: The concepts that records may show.
+        self.pool: list[Emoji] = resolve_concepts(atlas, config.concepts, concept_split_of(config.split))
+        if not self.pool:
+            raise ValueError(f"The split {config.split!r} has none of the concepts {config.concepts!r}; choose others.")
+
+    def allows(self, scene: Scene) -> bool:
+        """Whether the split may show this scene: training never shows those that are set aside for "seen"."""
+        if self.config.split not in ("train", "seen"):
+            return True
+        return is_seen_scene(scene.signature) == (self.config.split == "seen")
+
+    def _until_allowed(self, draw: Callable[[], Scene]) -> Scene:
+        for _ in range(_ATTEMPTS):
+            scene = draw()
+            if self.allows(scene):
+                return scene
+        raise ValueError(
+            f"No scene for the split {self.config.split!r} was found in {_ATTEMPTS} attempts; the configuration leaves "
+            "too few different scenes. Allow more concepts or the style 'full'."
+        )
+
+    def some(self, dice: Dice, count: int) -> list[Emoji]:
+        """`count` different concepts.
+
+        Raises:
+            ValueError: the pool is smaller.
+        """
+        if count > len(self.pool):
+            raise ValueError(
+                f"This needs {count} different concepts, but the split {self.config.split!r} has only {len(self.pool)} "
+                f"of concepts={self.config.concepts!r}. Allow more concepts or leave out the kinds that need them."
+            )
+        return dice.sample(self.pool, count)
+
+    def variant(self, dice: Dice, concept: Emoji) -> int:
+        """One of the concept's emoji (skin tones, genders) where the configuration asks for variants."""
+        return dice.pick(self.atlas.variants(concept.index)).index if self.config.variants else concept.index
+
+    def scene(self, dice: Dice) -> Scene:
+        """A scene of any kind."""
+
+        def draw() -> Scene:
+            counts = draw_counts(dice, self.style)[: len(self.pool)]
+            kinds = [self.variant(dice, concept) for concept in self.some(dice, len(counts))]
+            emoji = [index for index, count in zip(kinds, counts, strict=True) for _ in range(count)]
+            return Scene(arrange(dice, emoji, self.style, self.atlas), draw_background(dice, self.style))
+
+        return self._until_allowed(draw)
+
+    def scene_of(self, dice: Dice, emoji: Sequence[int], sizes: Sequence[str] | None = None) -> Scene:
+        """A scene of these emoji, whose places, sizes and background are left to the dice."""
+        return self._until_allowed(
+            lambda: Scene(
+                arrange(dice, emoji, self.style, self.atlas, sizes=sizes),
+                draw_background(dice, self.style),
+            )
+        )
+
+    def render(self, scene: Scene) -> Image.Image:
+        """The scene's picture, at the configuration's size."""
+        return scene.render(self.config.image_size, self.atlas)
+
+    def facts(self, scene: Scene) -> dict[str, Any]:
+        """What is true of the scene, JSON-able."""
+        return scene.to_dict(self.config.image_size, self.atlas)

@@ -1,0 +1,146 @@
+"""The generator: any record of any kind, a pure function of (seed, split, kind, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from emu2.data.records import Record
+from emu2.world.atlas import Atlas, default_atlas
+from emu2.world.captions import WORDINGS
+from emu2.world.compose import STYLES
+from emu2.world.dice import Dice
+from emu2.world.episodes import counting, naming
+from emu2.world.plain import pair, text, text_to_image
+from emu2.world.splits import SPLITS
+from emu2.world.stories import document
+from emu2.world.studio import Studio
+
+#: Kind of record -> the function that makes one.
+KINDS: dict[str, Callable[[Studio, Dice, str], Record]] = {
+    "pair": pair,
+    "document": document,
+    "text": text,
+    "text_to_image": text_to_image,
+    "naming": naming,
+    "counting": counting,
+}
+
+#: Concepts that a kind needs at least; naming needs as many as it has ways.
+_NEEDS = {"text": 2}
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What a world shows.
+
+    image_size: side of the pictures in pixels, 16 to 1024.
+    kinds: kind -> weight in the mixture, or names of kinds that come up equally often.
+    split: "train"; "seen" (training's concepts in scenes that training never shows); "val" or "held" (other concepts).
+    seed: another seed gives other records.
+    concepts: `None` = all of the split's; n = the first n everyday ones of the split, or all it has if it has fewer; or names.
+    style: "simple" (plain backgrounds, grid, up to 4 objects of 2 kinds) or "full" (all backgrounds, free places, tilts, up to 6).
+    wording: `None` = a mixture of caption wordings, or one of them: "name", "background", "place", "full".
+    variants: whether skin tone, hair and gender variants stand in for the plain form of their concept.
+    shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
+    max_pages: pictures in a document at most, 2 to 8.
+    """
+
+    image_size: int = 64
+    kinds: Mapping[str, float] | Sequence[str] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
+    split: str = "train"
+    seed: int = 0
+    concepts: int | Sequence[str] | None = None
+    style: str = "full"
+    wording: str | None = None
+    variants: bool = False
+    shots: Sequence[int] = (0, 1, 2, 4, 8, 16)
+    ways: Sequence[int] = (2, 4)
+    max_pages: int = 8
+
+    def __post_init__(self) -> None:
+        def check(fine: bool, name: str, expected: str) -> None:
+            if not fine:
+                raise ValueError(f"WorldConfig: {name} must be {expected}; got {getattr(self, name)!r}.")
+
+        if isinstance(self.kinds, str) or not isinstance(self.kinds, Mapping):
+            names = (self.kinds,) if isinstance(self.kinds, str) else self.kinds
+            object.__setattr__(self, "kinds", dict.fromkeys(names, 1.0))
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown:
+            raise ValueError(f"WorldConfig: there is no kind {unknown[0]!r}; choose from {', '.join(KINDS)}.")
+        weights = list(self.weights.values())
+        check(
+            bool(weights) and all(w >= 0 for w in weights) and sum(weights) > 0, "kinds", "weights, not all of them 0"
+        )
+        check(
+            isinstance(self.image_size, int) and 16 <= self.image_size <= 1024, "image_size", "from 16 to 1024 pixels"
+        )
+        check(self.split in SPLITS, "split", f"one of {', '.join(SPLITS)}")
+        check(self.style in STYLES, "style", f"one of {', '.join(STYLES)}")
+        check(self.wording is None or self.wording in WORDINGS, "wording", f"None or one of {', '.join(WORDINGS)}")
+        check(bool(self.shots) and all(0 <= k <= 64 for k in self.shots), "shots", "numbers from 0 to 64")
+        check(bool(self.ways) and all(2 <= n <= 8 for n in self.ways), "ways", "numbers from 2 to 8")
+        check(2 <= self.max_pages <= 8, "max_pages", "from 2 to 8")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Kind -> weight."""
+        return dict(self.kinds)  # type: ignore[arg-type]  # made a mapping above
+
+
+class World:
+    """All records of a configuration; they go on for ever.
+
+    `world.record(kind, index)` (or `world[kind, index]`) is one record; `world[index]` and `world.stream()` mix the kinds by weight.
+
+    Raises:
+        ValueError: the configuration asks for concepts or kinds that its split cannot give.
+    """
+
+    def __init__(self, config: WorldConfig | None = None, atlas: Atlas | None = None) -> None:
+        self.config = config or WorldConfig()
+        self.studio = Studio(self.config, atlas or default_atlas())
+        weights = {kind: weight for kind, weight in self.config.weights.items() if weight > 0}
+        self._kinds = tuple(weights)
+        self._cumulative = tuple(accumulate(weights.values()))
+        for kind in self._kinds:
+            self._check_pool(kind)
+
+    def _check_pool(self, kind: str) -> None:
+        needed = max(self.config.ways) if kind == "naming" else _NEEDS.get(kind, 1)
+        if len(self.studio.pool) < needed:
+            raise ValueError(
+                f"Records of the kind {kind!r} need {needed} different concepts, but the split {self.config.split!r} has "
+                f"only {len(self.studio.pool)} of concepts={self.config.concepts!r}. Allow more concepts or leave out "
+                "this kind."
+            )
+
+    def record(self, kind: str, index: int) -> Record:
+        """Record number `index` (from 0) of a kind, a pure function of (seed, split, kind, index).
+
+        Raises:
+            ValueError: unknown kind, negative index, or too few concepts for the kind.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"There is no kind {kind!r}; choose from {', '.join(KINDS)}.")
+        if index < 0:
+            raise ValueError(f"Records are numbered from 0; got {index}.")
+        self._check_pool(kind)
+        key = f"{self.config.seed}-{self.config.split}-{kind}-{index:09d}"
+        return KINDS[kind](self.studio, Dice("emu2 world", key), key)
+
+    def __getitem__(self, index: int | tuple[str, int]) -> Record:
+        if isinstance(index, tuple):
+            return self.record(*index)
+        if index < 0:
+            raise ValueError(f"Records are numbered from 0; got {index}.")
+        dice = Dice("emu2 world mixture", self.config.seed, self.config.split, index)
+        return self.record(dice.weighted(self._kinds, self._cumulative), index)
+
+    def stream(self, start: int = 0) -> Iterator[Record]:
+        """`self[start]`, `self[start + 1]`, ... without end. To resume, start at the number of records already taken."""
+        while True:
+            yield self[start]
+            start += 1
