@@ -74,6 +74,7 @@ def command(
         str | None, typer.Option("--system", metavar="TEXT", help="System message, instead of the published one.")
     ] = None,
     grounding: Annotated[bool, typer.Option("--grounding", help="Ask for boxes; the answer keeps its markup.")] = False,
+    concise: Annotated[bool, typer.Option("--concise", help="Ask for a short answer.")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", "-I", help="Talk on after the first answer.")] = False,
     max_new_tokens: NewTokensOption = None,
     num_beams: BeamsOption = None,
@@ -94,7 +95,8 @@ def command(
     emu2 = load_model(model, device, dtype, device_map)
     # A beam search knows its answer only at the end, and the published default is one.
     options["stream"] = not as_json and (num_beams or (5 if published else 1)) == 1
-    conversation = emu2.conversation(system=system, grounding=grounding, **options)
+    style = "concise" if concise else "detailed"
+    conversation = emu2.conversation(system=system, style=style, grounding=grounding, **options)
     if parts:
         answer = conversation.say(*parts)
         if as_json:

@@ -105,9 +105,10 @@ def command(
         seed=seed,
         progress=not as_json,
     )
-    from emu2.decoder.video_pipeline import export_clip
+    from emu2.decoder.export import export_to_gif, export_to_mp4
 
-    export_clip(frames, file, fps=fps)
+    export = export_to_gif if file.suffix.lower() == ".gif" else export_to_mp4
+    export(frames, file, fps=fps)
     if as_json:
         write_json(
             file=str(file),

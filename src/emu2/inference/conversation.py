@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from emu2.inference.face import content_parts
-
 if TYPE_CHECKING:
     from emu2.inference.face import Emu2
 
@@ -38,7 +36,7 @@ class Conversation:
             stream: give an iterator over pieces of the answer.
             **options: as in `Emu2.chat`, for this answer only.
         """
-        turn = {"role": "user", "content": content_parts(parts)}
+        turn = {"role": "user", "content": list(parts)}
         answer = self._emu2.chat([*self.messages, turn], stream=stream, **(self._options | options))
         if isinstance(answer, str):
             self._remember(turn, answer)

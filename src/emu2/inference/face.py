@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from emu2.inference.answering import end_ids, plan_answer
-from emu2.inference.prompt_parts import Prompt, as_parts, check_not_empty, content_parts, is_conversation
+from emu2.inference.prompt_parts import Prompt, as_parts, check_not_empty, is_conversation
 
 if TYPE_CHECKING:
     from emu2.decoder.image_pipeline import Emu2ImagePipeline
@@ -111,6 +111,7 @@ class Emu2:
         messages: Prompt | Sequence[dict[str, Any]],
         *,
         system: str | None = None,
+        style: str = "detailed",
         grounding: bool = False,
         max_new_tokens: int | None = None,
         num_beams: int | None = None,
@@ -125,15 +126,16 @@ class Emu2:
         Args:
             messages: what the user says, as for `complete`; or a conversation as a list of
                 `{"role": ..., "content": ...}`, the last one the user's. `conversation()` keeps one for you.
-            system: the system message; None takes the published one.
+            system: the system message; None takes the published one of the style.
+            style: "detailed", or "concise" for short answers (the published message of the academic tasks).
             grounding: ask for boxes; the answer keeps its markup, which `processor.parse_grounding` reads.
             max_new_tokens: most tokens to write; 512, or 10 with published decoding.
 
         The other arguments, and what is raised, as in `complete`.
         """
         if not is_conversation(messages):
-            messages = [{"role": "user", "content": content_parts(messages)}]
-        features = self._chat_features(list(messages), system, grounding)
+            messages = [{"role": "user", "content": as_parts(messages)}]
+        features = self._chat_features(list(messages), system, style=style, grounding=grounding)
         options |= {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "temperature": temperature}
         decode = self._decode_grounded if grounding else self._decode
         return self._answer(features, decode, CHAT_TOKENS, decoding, seed, stream, options)
@@ -252,16 +254,14 @@ class Emu2:
         features = self.processor([as_parts(prompt)], padding=True, return_tensors="pt", **processor_options)
         return self._placed(features)
 
-    def _chat_features(self, messages: list[dict[str, Any]], system: str | None, grounding: bool) -> dict:
-        if not messages:
-            raise ValueError("The conversation is empty; give at least one message of the user.")
-        if messages[-1].get("role") != "user":
-            raise ValueError(f"The last message must be the user's; its role is {messages[-1].get('role')!r}.")
+    def _chat_features(
+        self, messages: list[dict[str, Any]], system: str | None, **template_options: Any
+    ) -> dict[str, torch.Tensor]:
         check_not_empty(messages[-1].get("content"), what="The last message")
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
         features = self.processor.apply_chat_template(
-            messages, tokenize=True, grounding=grounding, add_generation_prompt=True, return_tensors="pt"
+            messages, add_generation_prompt=True, return_tensors="pt", **template_options
         )
         return self._placed(features)
 

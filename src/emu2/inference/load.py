@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from emu2 import presets, tokens
+from emu2.configuration import Emu2Config
 from emu2.inference.face import Emu2
 from emu2.model.runtime import resolve_device, resolve_dtype
 
@@ -21,6 +22,7 @@ DEFAULT_NAME = "nano"
 VIDEO_FOLDER = "video_decoder"
 
 _NATIVE_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+_PRESETS = {"base": "37b", "chat": "37b-chat", "gen": "37b-gen"}
 _EMBEDDINGS = "decoder.lm.model.embed_tokens.weight"
 
 
@@ -59,7 +61,7 @@ def load(
     if (path / "model_index.json").is_file():
         return _load_pipeline(path, device, dtype, device_map)
     model = _load_language_model(path, device, dtype, device_map)
-    return _with_video(Emu2(model, _load_processor(path, model), name=str(path)), path, device, dtype)
+    return _with_video(Emu2(model, _load_processor(path, model.config), name=str(path)), path, device, dtype)
 
 
 def _best_device() -> torch.device:
@@ -80,24 +82,28 @@ def _load_language_model(
     return Emu2ForConditionalGeneration.from_pretrained(folder, dtype=dtype, device_map=where).eval()
 
 
-def _load_processor(folder: Path, model: "Emu2ForConditionalGeneration") -> "Emu2Processor":
-    """Our saved processor; for a published folder, one built from its tokeniser and the model's sizes."""
+def _load_processor(folder: Path, config: Emu2Config) -> "Emu2Processor":
+    """The processor of a folder, ours or published, checked against the model it is for."""
+    from emu2.processing.processor import Emu2Processor
+    from emu2.processing.tokenizer import check_tokenizer
+
+    processor = Emu2Processor.from_pretrained(folder)
+    check_tokenizer(processor.tokenizer, config)
+    return processor
+
+
+def _native_processor(folder: Path, config: Emu2Config) -> "Emu2Processor":
+    """A processor for a native file, which holds none, from LLaMA's tokeniser beside it and the model's sizes."""
     from emu2.processing.image import Emu2ImageProcessor
     from emu2.processing.processor import Emu2Processor
-    from emu2.processing.tokenizer import check_tokenizer, load_tokenizer
+    from emu2.processing.tokenizer import load_tokenizer
 
-    if (folder / "processor_config.json").is_file():
-        processor = Emu2Processor.from_pretrained(folder)
-    else:
-        config = model.config
-        processor = Emu2Processor(
-            Emu2ImageProcessor(size=config.vision_config.image_size),
-            load_tokenizer(folder, chat=config.text_config.vocab_size == tokens.CHAT_VOCAB_SIZE),
-            num_query=config.num_query,
-            num_video_query=config.num_video_query,
-        )
-    check_tokenizer(processor.tokenizer, model.config)
-    return processor
+    return Emu2Processor(
+        Emu2ImageProcessor(size=config.vision_config.image_size),
+        load_tokenizer(folder, chat=config.text_config.vocab_size == tokens.CHAT_VOCAB_SIZE),
+        num_query=config.num_query,
+        num_video_query=config.num_video_query,
+    )
 
 
 def _load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
@@ -106,8 +112,9 @@ def _load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype, devic
 
     films = _read_json(folder / "model_index.json").get("_class_name") == Emu2VideoPipeline.__name__
     parts: dict[str, Any] = {}
-    if device_map is not None:
-        parts["multimodal_encoder"] = _load_language_model(folder / "multimodal_encoder", device, dtype, device_map)
+    encoder_folder = folder / "multimodal_encoder"
+    if encoder_folder.is_dir():
+        parts["multimodal_encoder"] = _load_language_model(encoder_folder, device, dtype, device_map)
     pipeline = (Emu2VideoPipeline if films else Emu2ImagePipeline).from_pretrained(folder, dtype=dtype, **parts)
     if pipeline.multimodal_encoder is None or pipeline.processor is None:
         raise ValueError(
@@ -115,9 +122,7 @@ def _load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype, devic
             "prompt. Save the pipeline with both, or open it with from_pretrained(folder, multimodal_encoder=..., "
             "processor=...)."
         )
-    for name, part in pipeline.components.items():
-        if isinstance(part, torch.nn.Module) and name not in parts:
-            part.to(device)
+    _place_decoder(pipeline, device)
     emu2 = Emu2(
         pipeline.multimodal_encoder.eval(),
         pipeline.processor,
@@ -136,10 +141,16 @@ def _with_video(emu2: Emu2, folder: Path, device: torch.device, dtype: torch.dty
         pipeline = Emu2VideoPipeline.from_pretrained(
             folder / VIDEO_FOLDER, dtype=dtype, multimodal_encoder=emu2.model, processor=emu2.processor
         )
-        pipeline.unet.to(device)
-        pipeline.vae.to(device)
+        _place_decoder(pipeline, device)
         emu2.video_pipeline = pipeline
     return emu2
+
+
+def _place_decoder(pipeline: Any, device: torch.device) -> None:
+    """Everything but the encoder, which may be spread over several devices."""
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and name != "multimodal_encoder":
+            part.to(device)
 
 
 def _load_native_file(file: Path, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
@@ -150,21 +161,18 @@ def _load_native_file(file: Path, device: torch.device, dtype: torch.dtype, devi
         raise ValueError(
             f"{file} is a file, but no weights ({', '.join(_NATIVE_SUFFIXES)}). Give the folder of a model instead."
         )
-    if device_map is not None:
-        raise ValueError(
-            f"device_map goes with folders, and {file} is a native file; convert it first: emu2 convert --help."
-        )
     checkpoint = open_checkpoint(file)
-    variant = _native_variant({name: info.shape for name, info in checkpoint.infos.items()}, file)
+    variant = _native_variant({name: tuple(info.shape) for name, info in checkpoint.infos.items()}, file)
     checkpoint.close()
-    loaded = convert.load_native(file, variant=variant, dtype=dtype, device=device)
+    # First what is cheap: a native file holds no tokeniser, and one may not lie beside it.
+    processor = _native_processor(file.parent, presets.config(_PRESETS[variant]))
+    where = {"device": device} if device_map is None else {"device_map": device_map}
+    loaded = convert.load_native(file, variant=variant, dtype=dtype, **where)
     if variant != "gen":
-        model = loaded.eval()
-        return Emu2(model, _load_processor(file.parent, model), name=str(file))
-    model = loaded.multimodal_encoder.eval()
-    if loaded.processor is None:
-        loaded.register_modules(processor=_load_processor(file.parent, model))
-    return Emu2(model, loaded.processor, image_pipeline=loaded, name=str(file))
+        return Emu2(loaded.eval(), processor, name=str(file))
+    loaded.register_modules(processor=processor)
+    _place_decoder(loaded, device)
+    return Emu2(loaded.multimodal_encoder.eval(), processor, image_pipeline=loaded, name=str(file))
 
 
 def _native_variant(shapes: dict[str, tuple[int, ...]], file: Path) -> str:
