@@ -98,6 +98,8 @@ def config_to_published(config: Emu2Config, *, version: str, dtype: torch.dtype)
         "d_model": vision.hidden_size,
         "n_query": config.num_query,
         **{name: getattr(text, name) for name in _TEXT_FIELDS},
+        "num_key_value_heads": text.num_key_value_heads,
+        "max_position_embeddings": text.max_position_embeddings,
         "rms_norm_eps": text.rms_norm_eps,
         "rope_theta": rope.get("rope_theta", 10000.0),
         "rope_scaling": None,
