@@ -77,7 +77,7 @@ class Emu2ImageProcessor(BaseImageProcessor):
         array /= np.asarray(self.image_std, dtype=np.float32)
         return np.ascontiguousarray(array.transpose(2, 0, 1))
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, images: ImageSource | Sequence[ImageSource], return_tensors: str | None = "pt", **kwargs: Any
     ) -> BatchFeature:
         """`pixel_values`: float32 [N, 3, S, S] for N pictures (one picture counts as a list of one).
@@ -93,7 +93,7 @@ class Emu2ImageProcessor(BaseImageProcessor):
         """See `__call__`."""
         if kwargs:
             raise TypeError(f"Emu2ImageProcessor takes no argument {', '.join(sorted(kwargs))}.")
-        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        pictures: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
         if not pictures:
             raise ValueError("No pictures given: pixel_values needs at least one.")
         arrays = []

@@ -72,7 +72,9 @@ class Emu2Processor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=template, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "Emu2Processor":
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> "Emu2Processor":
         """The processor saved in a folder, or one for a published folder (Emu2, Emu2-Chat, Emu2-Gen).
 
         Raises:

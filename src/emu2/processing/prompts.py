@@ -98,15 +98,17 @@ def chat_parts(
     shown = []
     for index, message in enumerate(messages):
         answers = message["role"] == "assistant"
-        content = []
+        content: list[dict[str, Any]] = []
         for part in _content_parts(message.get("content"), index):
             if isinstance(part, str):
                 content.append({"type": "text", "text": f"\ue000{len(hidden)}\ue001"})
                 hidden.append((part, answers))
                 continue
             seen.append((part, answers))
-            video = isinstance(part, Video)
-            content.append({"type": "video", "num_frames": len(part)} if video else {"type": "image"})  # type: ignore[arg-type]
+            if isinstance(part, Video):
+                content.append({"type": "video", "num_frames": len(part)})
+            else:
+                content.append({"type": "image"})
         shown.append({"role": message["role"], "content": content})
     rendered = _render(
         template or default_chat_template(),

@@ -108,9 +108,9 @@ class Emu2Tokenizer(PreTrainedTokenizerFast):
     @property
     def _text_backend(self) -> Tokenizer:
         """The same vocabulary with every special token read as ordinary text, made on first use."""
-        backend = self.__dict__.get("_cached_text_backend")
+        backend: Tokenizer | None = self.__dict__.get("_cached_text_backend")
         if backend is None:
-            backend = copy.deepcopy(self._tokenizer)
+            backend = copy.deepcopy(self.backend_tokenizer)
             backend.encode_special_tokens = True
             backend.no_padding()
             backend.no_truncation()
@@ -193,12 +193,13 @@ class Emu2Tokenizer(PreTrainedTokenizerFast):
     def _decode_run(self, ids: list[int], inside: Collection[int | None]) -> str:
         """Text of ids without added tokens. The published code writes the space of `<s>`, `</s>`, `<unk>` before the
         text collected since the last of them, not before the token itself."""
-        written, pending, after_special = "", [], True
+        written, after_special = "", True
+        pending: list[int] = []
         for i in ids:
             if i in inside:
                 if not after_special:
                     written += " "
-                written += self._decode_text(pending) + str(self._tokenizer.id_to_token(i))
+                written += self._decode_text(pending) + str(self.backend_tokenizer.id_to_token(i))
                 pending, after_special = [], True
             else:
                 pending.append(i)
@@ -207,9 +208,9 @@ class Emu2Tokenizer(PreTrainedTokenizerFast):
 
     def _decode_text(self, ids: list[int]) -> str:
         """Text of ordinary ids, one leading space dropped; an invalid byte becomes U+FFFD; unknown ids are left out."""
-        pieces = [piece for i in ids if (piece := self._tokenizer.id_to_token(i)) is not None]
-        if not getattr(self._tokenizer.model, "byte_fallback", False):
-            return self._tokenizer.decoder.decode(pieces) if pieces else ""
+        pieces = [piece for i in ids if (piece := self.backend_tokenizer.id_to_token(i)) is not None]
+        if not getattr(self.backend_tokenizer.model, "byte_fallback", False):
+            return self.backend_tokenizer.decoder.decode(pieces) if pieces else ""
         if pieces and pieces[0].startswith(_WORD_START):
             pieces[0] = pieces[0][1:]
         raw = bytearray()
@@ -309,24 +310,35 @@ def load_tokenizer(folder: str | Path, *, chat: bool | None = None) -> Emu2Token
     if not json_file.is_file() and not (folder / "tokenizer.model").is_file():
         raise ValueError(f"{folder} holds no tokeniser: expected tokenizer.json or tokenizer.model in it.")
     declared = _read_json(config_file).get("tokenizer_class") if config_file.is_file() else None
-    special = (
-        {token.get("content") for token in _read_json(json_file).get("added_tokens", [])}
-        if json_file.is_file()
-        else set()
-    )
-    if tokens.IMG in special:
-        tokenizer = Emu2Tokenizer.from_pretrained(folder)
-        try:
-            check_tokenizer(tokenizer)
-        except ValueError as error:
-            raise ValueError(f"The tokeniser in {folder} is not Emu2's. {error}") from error
-        return tokenizer
-    if declared is not None and declared.removesuffix("Fast") != "LlamaTokenizer":
+    added = _read_json(json_file).get("added_tokens", []) if json_file.is_file() else []
+    special = {token.get("content"): token.get("id") for token in added}
+    if (declared is None and tokens.IMG not in special) or (declared or "").removesuffix("Fast") == "LlamaTokenizer":
+        return _rebuild(folder, special, chat)
+    if tokens.IMG not in special:
         raise ValueError(
             f"The tokeniser in {folder} ({declared}) lacks Emu2's special tokens: none of {tokens.PAD}, {tokens.IMG}, "
             f"{tokens.IMAGE_SLOT} ... is in it. Expected a folder saved by Emu2Processor, or LLaMA's published files."
         )
-    return build_tokenizer(folder, chat=_is_chat(folder) if chat is None else chat)
+    tokenizer = Emu2Tokenizer.from_pretrained(folder)
+    try:
+        check_tokenizer(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"The tokeniser in {folder} is not Emu2's. {error}") from error
+    return tokenizer
+
+
+def _rebuild(folder: Path, special: dict[str, int], chat: bool | None) -> Emu2Tokenizer:
+    """The published tokeniser from a folder of LLaMA's files; `special`: the added tokens its tokenizer.json names."""
+    if chat is None:
+        chat = tokens.USER in special if tokens.IMG in special else _is_chat(folder)
+    tokenizer = build_tokenizer(folder, chat=chat)
+    vocabulary = tokenizer.get_vocab()
+    for token, index in special.items():
+        if vocabulary.get(token) != index:
+            raise ValueError(
+                f"The tokeniser in {folder} gives {token} the id {index}; Emu2's has {vocabulary.get(token)} for it."
+            )
+    return tokenizer
 
 
 def _read_json(path: Path) -> dict[str, Any]:

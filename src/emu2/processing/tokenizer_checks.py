@@ -68,7 +68,7 @@ def _config_problems(tokenizer: Any, config: Emu2Config) -> list[str]:
     for token, (field, wanted) in expected.items():
         if wanted is not None and vocabulary[token] != wanted:
             problems.append(f"{token} has id {vocabulary[token]} but the model's {field} is {wanted}")
-    size, rows = len(tokenizer), config.text_config.vocab_size
+    size, rows = len(tokenizer), getattr(config.text_config, "vocab_size", 0)
     if size > rows:
         extra = sorted(vocabulary.items(), key=lambda item: item[1])[rows:]
         names = ", ".join(token for token, _ in extra[:3])
