@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from emu2.processing.video import Video
 
     #: What a record is made of: text, a still picture, or a clip.
-    Segment = Union[str, Image.Image, Video]
+    Segment = str | Image.Image | Video
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,11 @@ class Atlas:
         self._by_name = {entry.name: entry for entry in emoji}
         self._by_noun = {entry.noun: entry for entry in reversed(emoji)}
         self._sheet = lru_cache(maxsize=None)(self._read_sheet)
+        self._variants: dict[int, list[Emoji]] = {}
+        for entry in emoji:
+            self._variants.setdefault(entry.concept, []).append(entry)
         self.sprite = lru_cache(maxsize=_SPRITES_KEPT)(self._make_sprite)
+        self.extent = lru_cache(maxsize=_SPRITES_KEPT)(self._measure)
 
     def __len__(self) -> int:
         return len(self.emoji)
@@ -153,7 +157,7 @@ class Atlas:
 
     def variants(self, concept: int) -> list[Emoji]:
         """All emoji of a concept, given by the index of the emoji that stands for it."""
-        return [entry for entry in self.emoji if entry.concept == concept]
+        return self._variants[concept]
 
     def drawing(self, index: int) -> Image.Image:
         """The RGBA drawing of an emoji as the atlas holds it, `cell` x `cell` pixels."""
@@ -166,14 +170,24 @@ class Atlas:
         with Image.open(self.folder / f"sheet_{number:02d}.webp") as sheet:
             return sheet.convert("RGBA")
 
+    def _measure(self, index: int, rotation: int = 0) -> tuple[float, float, float, float]:
+        """What is visible of a drawing around the centre of its square, in units of the square's side."""
+        drawing = self._turned(index, rotation)
+        left, top, right, bottom = drawing.getchannel(3).point(_VISIBLE).getbbox() or (0, 0, *drawing.size)
+        x, y = drawing.width / 2, drawing.height / 2
+        return (left - x) / self.cell, (top - y) / self.cell, (right - x) / self.cell, (bottom - y) / self.cell
+
+    def _turned(self, index: int, rotation: int) -> Image.Image:
+        """A drawing turned counter-clockwise, premultiplied, so that resampling keeps the colour of its edges."""
+        drawing = self.drawing(index).convert("RGBa")
+        return drawing.rotate(rotation, Image.Resampling.BICUBIC, expand=True) if rotation % 360 else drawing
+
     def _make_sprite(self, index: int, side: int, rotation: int = 0) -> Sprite:
         """A drawing resized to a square of `side` pixels, turned by `rotation` degrees counter-clockwise.
 
         Turned drawings keep their scale and may reach over the square; `box` then does too.
         """
-        drawing = self.drawing(index).convert("RGBa")  # premultiplied, so that edges keep their colour
-        if rotation % 360:
-            drawing = drawing.rotate(rotation, Image.Resampling.BICUBIC, expand=True)
+        drawing = self._turned(index, rotation)
         scale = side / self.cell
         width, height = (max(1, round(length * scale)) for length in drawing.size)
         drawing = drawing.resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")

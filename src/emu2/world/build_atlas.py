@@ -240,7 +240,8 @@ def build_atlas(font: Path, names: Path, out: Path) -> dict[str, int]:
     if empty:
         raise ValueError(
             f"{font} has no drawing for {len(empty)} of the {len(rows)} emoji in {names}, the first "
-            f"being {empty[0]!r}. Use a font and names of the same release: Debian packages {FONT_PACKAGE} and {NAMES_PACKAGE}."
+            f"being {empty[0]!r}. Use a font and names of the same release: "
+            f"Debian packages {FONT_PACKAGE} and {NAMES_PACKAGE}."
         )
     table = build_table(rows, drawings)
     out.mkdir(parents=True, exist_ok=True)

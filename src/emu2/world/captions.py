@@ -13,10 +13,15 @@ WORDINGS = ("name", "background", "place", "full")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
+def is_plural(words: str) -> bool:
+    """Whether a noun phrase is a plural already: "chopsticks", "people with bunny ears"."""
+    head = words.split(" with ")[0].split(" of ")[0]
+    return head.startswith("people") or (head.endswith("s") and not head.endswith(("ss", "us")))
+
+
 def with_article(words: str) -> str:
     """ "apple" -> "an apple"; "chopsticks", a plural, stays as it is."""
-    head = words.split(" with ")[0].split(" of ")[0]
-    if head.endswith("s") and not head.endswith(("ss", "us")):
+    if is_plural(words):
         return words
     silent = words.lower().startswith(("uni", "us ", "eu", "one"))  # a unicorn, a one o'clock
     return f"{'an' if words[:1].lower() in tuple('aeiou') and not silent else 'a'} {words}"

@@ -16,17 +16,18 @@ MAX_OBJECTS = 6
 _GAP = 0.015
 #: Attempts to place an object before the whole arrangement is tried again with smaller objects.
 _ATTEMPTS = 30
-#: Pixels at which boxes are compared; their relative extent hardly depends on it.
-_REFERENCE = 192
+
+#: Left, top, right, bottom.
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Style:
     """How varied scenes are.
 
-    colours: names of background colours. plain: share of plain backgrounds. free: share of scenes whose objects stand anywhere
-    instead of on the grid. tilted: share of objects that are turned. jitter: how far an object may stray from its grid cell, as a
-    share of the picture's side. max_objects, max_kinds: in scenes drawn without further demands.
+    colours: names of background colours. plain: share of plain backgrounds. free: share of scenes whose objects stand
+    anywhere instead of on the grid. tilted: share of objects that are turned. jitter: how far an object may stray from
+    its grid cell, as a share of the picture's side. max_objects, max_kinds: in scenes drawn without further demands.
     """
 
     colours: tuple[str, ...]
@@ -82,17 +83,14 @@ def draw_counts(dice: Dice, style: Style) -> list[int]:
     return counts
 
 
-def _extent(emoji: int, size: str, rotation: int, atlas: Atlas) -> tuple[float, float, float, float]:
+def _extent(emoji: int, size: str, rotation: int, atlas: Atlas) -> Box:
     """What is visible of an object around its centre, as shares of the picture's side: left, top, right, bottom."""
-    side = round(SIZES[size] * _REFERENCE)
-    box = atlas.sprite(emoji, side, rotation).box
-    left, top, right, bottom = ((value - side / 2) / _REFERENCE for value in box)
-    return left, top, right, bottom
+    scale = SIZES[size]
+    left, top, right, bottom = atlas.extent(emoji, rotation)
+    return left * scale, top * scale, right * scale, bottom * scale
 
 
-def _spot(
-    dice: Dice, style: Style, extent: tuple[float, float, float, float], place: str | None
-) -> tuple[float, float]:
+def _spot(dice: Dice, style: Style, extent: Box, place: str | None) -> tuple[float, float]:
     """A centre at which the whole object is inside the picture: in the grid cell `place`, or anywhere."""
     low_x, high_x = _GAP - extent[0], 1 - _GAP - extent[2]
     low_y, high_y = _GAP - extent[1], 1 - _GAP - extent[3]
@@ -122,15 +120,13 @@ def arrange(
     if not 1 <= len(emoji) <= MAX_OBJECTS:
         raise ValueError(f"A scene holds 1 to {MAX_OBJECTS} objects; {len(emoji)} were asked for.")
     if sizes is None:
-        sizes = (
-            ("small", "medium", "large") if len(emoji) == 1 else ("small", "medium") if len(emoji) <= 3 else ("small",)
-        )
+        sizes = ("small", "medium", "large")[: 3 if len(emoji) == 1 else 2 if len(emoji) <= 3 else 1]
     grid = not dice.chance(style.free)
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1  # small, upright, on the grid: always fits
         places = dice.sample(PLACES, len(emoji))
         placed: list[SceneObject] = []
-        boxes: list[tuple[float, float, float, float]] = []
+        boxes: list[Box] = []
         for index, place in zip(emoji, places, strict=True):
             size = "small" if last else dice.pick(sizes)
             rotation = dice.pick(_TILTS) if not last and dice.chance(style.tilted) else 0
@@ -149,7 +145,7 @@ def arrange(
     raise AssertionError("small objects in different grid cells never overlap")
 
 
-def _touch(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def _touch(one: Box, other: Box) -> bool:
     return not (
         one[2] + _GAP <= other[0] or other[2] + _GAP <= one[0] or one[3] + _GAP <= other[1] or other[3] + _GAP <= one[1]
     )
@@ -158,7 +154,7 @@ def _touch(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 def apart(item: SceneObject, others: Sequence[SceneObject], atlas: Atlas) -> bool:
     """Whether an object overlaps none of the others."""
 
-    def box(one: SceneObject) -> tuple[float, ...]:
+    def box(one: SceneObject) -> Box:
         left, top, right, bottom = _extent(one.emoji, one.size, one.rotation, atlas)
         return one.x + left, one.y + top, one.x + right, one.y + bottom
 

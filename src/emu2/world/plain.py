@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emu2.data.records import Record
-from emu2.world.captions import NUMBERS, WORDINGS, caption, counted, sentence, with_article
+from emu2.world.captions import NUMBERS, WORDINGS, caption, counted, is_plural, sentence, with_article
 from emu2.world.compose import MAX_OBJECTS
 from emu2.world.dice import Dice
 from emu2.world.scene import Scene
@@ -51,13 +51,13 @@ def _kind_sentence(studio: Studio, dice: Dice) -> str:
     emoji = dice.pick(studio.pool)
     if not emoji.kind:
         return f"{sentence(with_article(emoji.noun))} is one, {emoji.plural} are many."
-    if dice.chance(0.5):
-        return f"{sentence(with_article(emoji.noun))} is {with_article(emoji.kind)}."
+    fact = f"{sentence(with_article(emoji.noun))} is {with_article(emoji.kind)}"
     other = dice.pick(studio.pool)
-    verb = "and" if other.kind == emoji.kind else "but not"
-    if not other.kind or other is emoji:
-        return f"{sentence(emoji.plural)} are of the kind {emoji.kind}."
-    return f"{sentence(with_article(emoji.noun))} is {with_article(emoji.kind)}, {verb} {with_article(other.noun)}."
+    if other is emoji or not other.kind or dice.chance(0.5):
+        return f"{fact}."
+    if other.kind == emoji.kind:
+        return f"{fact}, and so is {with_article(other.noun)}."
+    return f"{fact}, {with_article(other.noun)} is not."
 
 
 def _sum_sentence(studio: Studio, dice: Dice) -> str:
@@ -72,7 +72,8 @@ def _relation_sentence(studio: Studio, dice: Dice) -> str:
     one, other = dice.pick(
         (("left of", "right of"), ("above", "below"), ("right of", "left of"), ("below", "above")),
     )
-    return f"If the {left.noun} is {one} the {right.noun}, the {right.noun} is {other} the {left.noun}."
+    first, second = ("are" if is_plural(emoji.noun) else "is" for emoji in (left, right))
+    return f"If the {left.noun} {first} {one} the {right.noun}, the {right.noun} {second} {other} the {left.noun}."
 
 
 def _list_sentence(studio: Studio, dice: Dice) -> str:

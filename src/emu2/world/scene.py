@@ -116,8 +116,8 @@ def _render_background(background: Background, size: int) -> Image.Image:
 class SceneObject:
     """One emoji in a scene.
 
-    emoji: its index in the atlas. x, y: its centre, as shares of the picture's sides from the top left. size: a name of SIZES.
-    rotation: degrees counter-clockwise.
+    emoji: its index in the atlas. x, y: its centre, as shares of the picture's sides from the top left.
+    size: a name of SIZES. rotation: degrees counter-clockwise.
     """
 
     emoji: int
@@ -177,7 +177,7 @@ class Scene:
         """The objects from top to bottom by grid row, from left to right within a row."""
         return sorted(self.objects, key=lambda item: (min(2, int(item.y * 3)), item.x))
 
-    def groups(self, atlas: Atlas | None = None) -> list[tuple[int, list[SceneObject]]]:
+    def groups(self) -> list[tuple[int, list[SceneObject]]]:
         """(emoji, its objects), the most numerous first, then in reading order: the order captions name them in."""
         found: dict[int, list[SceneObject]] = {}
         for item in self.in_reading_order():

@@ -39,8 +39,10 @@ class WorldConfig:
     kinds: kind -> weight in the mixture, or names of kinds that come up equally often.
     split: "train"; "seen" (training's concepts in scenes that training never shows); "val" or "held" (other concepts).
     seed: another seed gives other records.
-    concepts: `None` = all of the split's; n = the first n everyday ones of the split, or all it has if it has fewer; or names.
-    style: "simple" (plain backgrounds, grid, up to 4 objects of 2 kinds) or "full" (all backgrounds, free places, tilts, up to 6).
+    concepts: `None` = all of the split's; n = the first n everyday ones of the split, or all it has if it has fewer; or
+        a list of names.
+    style: "simple" (plain backgrounds, 3 x 3 grid, up to 4 objects of 2 kinds) or "full" (all backgrounds, free places,
+        tilts, up to 6 objects of 3 kinds).
     wording: `None` = a mixture of caption wordings, or one of them: "name", "background", "place", "full".
     variants: whether skin tone, hair and gender variants stand in for the plain form of their concept.
     shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
@@ -93,7 +95,8 @@ class WorldConfig:
 class World:
     """All records of a configuration; they go on for ever.
 
-    `world.record(kind, index)` (or `world[kind, index]`) is one record; `world[index]` and `world.stream()` mix the kinds by weight.
+    `world.record(kind, index)` (or `world[kind, index]`) is one record; `world[index]` and `world.stream()` mix kinds by
+    weight.
 
     Raises:
         ValueError: the configuration asks for concepts or kinds that its split cannot give.
@@ -112,9 +115,9 @@ class World:
         needed = max(self.config.ways) if kind == "naming" else _NEEDS.get(kind, 1)
         if len(self.studio.pool) < needed:
             raise ValueError(
-                f"Records of the kind {kind!r} need {needed} different concepts, but the split {self.config.split!r} has "
-                f"only {len(self.studio.pool)} of concepts={self.config.concepts!r}. Allow more concepts or leave out "
-                "this kind."
+                f"Records of the kind {kind!r} need {needed} different concepts, but the split {self.config.split!r} "
+                f"has only {len(self.studio.pool)} of concepts={self.config.concepts!r}. Allow more concepts or leave "
+                "out this kind."
             )
 
     def record(self, kind: str, index: int) -> Record:
@@ -140,7 +143,7 @@ class World:
         return self.record(dice.weighted(self._kinds, self._cumulative), index)
 
     def stream(self, start: int = 0) -> Iterator[Record]:
-        """`self[start]`, `self[start + 1]`, ... without end. To resume, start at the number of records already taken."""
+        """`self[start]`, `self[start + 1]`, ... without end. To resume, start at the number of records taken."""
         while True:
             yield self[start]
             start += 1
