@@ -1,6 +1,7 @@
 """Parts the decoder's tests share: recorded ones, and tiny ones of real classes."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from emu2 import Emu2Config
+from emu2 import Emu2Config, presets
 from emu2.decoder.presets import scheduler_config, unet_config, vae_config, video_unet_config
+from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.processing.image import Emu2ImageProcessor
 from emu2.processing.processor import Emu2Processor
 from emu2.processing.tokenizer import load_tokenizer, train_tokenizer
@@ -86,13 +88,27 @@ def recorded_prompt(case: dict, parity_dir: Path) -> list:
 # Tiny parts: 28-pixel pictures in, embeddings 32 wide, 16-pixel pictures out
 
 
-def tiny_processor(config: Emu2Config) -> Emu2Processor:
-    """Its special tokens start at id 100, as in the `tiny_config` fixture."""
-    corpus = ["a red cat on a blue table", "two dogs by the river"] * 4
-    tokenizer = train_tokenizer(corpus, vocab_size=config.text_config.pad_token_id + 274, chat=True)
-    return Emu2Processor(
-        Emu2ImageProcessor(size=config.vision_config.image_size), tokenizer, config.num_query, config.num_video_query
+@cache
+def _tiny_tokenizer():
+    return train_tokenizer(["a red cat on a blue table", "two dogs by the river"] * 4, vocab_size=600, chat=True)
+
+
+def tiny_encoder() -> tuple[Emu2ForConditionalGeneration, Emu2Processor]:
+    """A seeded Emu2 of real parts with its processor: 28-pixel pictures, 4 embeddings of width 32."""
+    tokenizer = _tiny_tokenizer()
+    config = presets.debug(vocab_size=len(tokenizer), first_special_id=tokenizer.convert_tokens_to_ids("[PAD]"))
+    vision = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "image_size": 28, "patch_size": 7}
+    text = {"hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4}
+    fields = config.to_dict()
+    fields.update(
+        vision_config={**config.vision_config.to_dict(), **vision},
+        text_config={**config.text_config.to_dict(), **text, "num_key_value_heads": 4, "head_dim": 12},
+        num_query=4,
+        num_video_query=4,
     )
+    torch.manual_seed(0)
+    model = Emu2ForConditionalGeneration(Emu2Config(**fields)).eval()
+    return model, Emu2Processor(Emu2ImageProcessor(size=28), tokenizer, 4, 4)
 
 
 def tiny_vae() -> AutoencoderKL:

@@ -129,7 +129,9 @@ class Emu2DecoderPipeline(DiffusionPipeline):
         embeds = self._embed(prompts + negatives)
         conditional, negative = embeds[: len(prompts)], embeds[len(prompts) :]
         if not negatives:
-            negative = torch.cat([self._null(is_autoencoding(parts)) for parts in prompts])
+            kinds = [is_autoencoding(parts) for parts in prompts]
+            nulls = {kind: self._null(kind) for kind in set(kinds)}
+            negative = torch.cat([nulls[kind] for kind in kinds])
         elif len(negatives) == 1:
             negative = negative.expand_as(conditional)
         return self._for_unet(conditional), self._for_unet(negative)
