@@ -28,6 +28,7 @@ class Style:
     colours: names of background colours. plain: share of plain backgrounds. free: share of scenes whose objects stand
     anywhere instead of on the grid. tilted: share of objects that are turned. jitter: how far an object may stray from
     its grid cell, as a share of the picture's side. max_objects, max_kinds: in scenes drawn without further demands.
+    places: grid cells that objects stand in. sizes: the only ones there are; empty means by the number of objects.
     """
 
     colours: tuple[str, ...]
@@ -37,9 +38,28 @@ class Style:
     jitter: float
     max_objects: int
     max_kinds: int
+    places: tuple[str, ...] = PLACES
+    sizes: tuple[str, ...] = ()
+
+    @property
+    def capacity(self) -> int:
+        """Objects that a scene of this style holds at most."""
+        return min(MAX_OBJECTS, len(self.places))
 
 
 STYLES = {
+    # One size, four places, nothing left to chance: a full caption tells all of the picture.
+    "corners": Style(
+        colours=("white", "black", "red", "yellow", "green", "blue", "purple", "orange"),
+        plain=1.0,
+        free=0.0,
+        tilted=0.0,
+        jitter=0.0,
+        max_objects=3,
+        max_kinds=2,
+        places=("top left", "top right", "bottom left", "bottom right"),
+        sizes=("medium",),
+    ),
     "simple": Style(
         colours=("white", "black", "red", "yellow", "green", "blue", "purple", "orange"),
         plain=1.0,
@@ -113,22 +133,25 @@ def arrange(
     """Places the emoji so that none overlaps another or reaches over the edge.
 
     sizes: the sizes to draw from, largest that fit; by default all three for one object, the smaller ones for more.
+        The style's own sizes go before both.
 
     Raises:
-        ValueError: no emoji, or more than MAX_OBJECTS.
+        ValueError: no emoji, or more than the style's capacity.
     """
-    if not 1 <= len(emoji) <= MAX_OBJECTS:
-        raise ValueError(f"A scene holds 1 to {MAX_OBJECTS} objects; {len(emoji)} were asked for.")
-    if sizes is None:
+    if not 1 <= len(emoji) <= style.capacity:
+        raise ValueError(f"A scene holds 1 to {style.capacity} objects; {len(emoji)} were asked for.")
+    if style.sizes:
+        sizes = style.sizes
+    elif sizes is None:
         sizes = ("small", "medium", "large")[: 3 if len(emoji) == 1 else 2 if len(emoji) <= 3 else 1]
     grid = not dice.chance(style.free)
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1  # small, upright, on the grid: always fits
-        places = dice.sample(PLACES, len(emoji))
+        places = dice.sample(style.places, len(emoji))
         placed: list[SceneObject] = []
         boxes: list[Box] = []
         for index, place in zip(emoji, places, strict=True):
-            size = "small" if last else dice.pick(sizes)
+            size = "small" if last and not style.sizes else dice.pick(sizes)
             rotation = dice.pick(_TILTS) if not last and dice.chance(style.tilted) else 0
             extent = _extent(index, size, rotation, atlas)
             x, y = _spot(dice, style, extent, place if grid or last else None)

@@ -1,8 +1,8 @@
 """Few-shot episodes: demonstrations that say what is asked for, then a query.
 
-A record's segments are picture, text, picture, text, ..., picture, answer. The query and the order of demonstrations do
-not depend on how many there are: with the same index, k demonstrations are the first k of any longer run, so that figures
-for different k compare the same questions.
+A record's segments are picture, text, picture, text, ..., picture, answer. The query and the demonstrations do not depend
+on how many there are: with the same index, k demonstrations are the first k of any longer run, so that figures for
+different k compare the same questions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any
 
 from emu2.data.records import Record
-from emu2.world.compose import MAX_OBJECTS
 from emu2.world.dice import Dice
 from emu2.world.scene import Scene
 from emu2.world.studio import Studio
@@ -258,9 +257,10 @@ def counting(studio: Studio, dice: Dice, key: str) -> Record:
     All pictures of an episode show the same few concepts, each up to three times or not at all; every answer that this
     leaves is equally likely.
     """
-    kinds = 1 + dice.below(min(2 if studio.config.style == "simple" else 3, len(studio.pool)))
+    kinds = 1 + dice.below(min(studio.style.max_kinds, len(studio.pool)))
     concepts = studio.some(dice, kinds)
-    possible = [counts for counts in product(range(MAX_COUNT + 1), repeat=kinds) if 1 <= sum(counts) <= MAX_OBJECTS]
+    capacity = studio.style.capacity
+    possible = [counts for counts in product(range(MAX_COUNT + 1), repeat=kinds) if 1 <= sum(counts) <= capacity]
 
     def show() -> tuple[Scene, str]:
         counts = dice.pick(possible)

@@ -6,7 +6,7 @@ from typing import Any
 
 from emu2.data.records import Record
 from emu2.world.captions import caption, sentence, with_article
-from emu2.world.compose import MAX_OBJECTS, apart, arrange, draw_background
+from emu2.world.compose import apart, arrange, draw_background
 from emu2.world.dice import Dice
 from emu2.world.scene import Scene, SceneObject
 from emu2.world.studio import Studio
@@ -49,7 +49,7 @@ def _event(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str]:
 def _comes(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str] | None:
     present = {item.emoji for item in scene.objects}
     guest = dice.pick(studio.pool)
-    if guest.index in present or len(scene.objects) >= MAX_OBJECTS:
+    if guest.index in present or len(scene.objects) >= studio.style.capacity:
         return None
     return _with(studio, dice, scene, guest.index, scene.objects, f"{with_article(guest.noun)} comes")
 

@@ -41,8 +41,9 @@ class WorldConfig:
     seed: another seed gives other records.
     concepts: `None` = all of the split's; n = the first n everyday ones of the split, or all it has if it has fewer; or
         a list of names.
-    style: "simple" (plain backgrounds, 3 x 3 grid, up to 4 objects of 2 kinds) or "full" (all backgrounds, free places,
-        tilts, up to 6 objects of 3 kinds).
+    style: "corners" (plain backgrounds, up to 4 objects of 2 kinds in the corners, all of one size), "simple" (plain
+        backgrounds, 3 x 3 grid, up to 4 objects of 2 kinds) or "full" (all backgrounds, free places, tilts, up to 6
+        objects of 3 kinds).
     wording: `None` = a mixture of caption wordings, or one of them: "name", "background", "place", "full".
     variants: whether skin tone, hair and gender variants stand in for the plain form of their concept.
     shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
@@ -95,8 +96,8 @@ class WorldConfig:
 class World:
     """All records of a configuration; they go on for ever.
 
-    `world.record(kind, index)` (or `world[kind, index]`) is one record; `world[index]` and `world.stream()` mix kinds by
-    weight.
+    `world.record(kind, index)` (or `world[kind, index]`) is one record; `world[index]` and `world.stream()` mix the
+    kinds by weight.
 
     Raises:
         ValueError: the configuration asks for concepts or kinds that its split cannot give.
