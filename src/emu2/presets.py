@@ -28,7 +28,7 @@ def debug(*, vocab_size: int, first_special_id: int) -> Emu2Config:
     return Emu2Config(
         vision_config=Emu2VisionConfig(
             hidden_size=128,
-            num_hidden_layers=4,
+            num_hidden_layers=3,
             num_attention_heads=4,
             intermediate_size=384,
             image_size=64,
@@ -37,11 +37,11 @@ def debug(*, vocab_size: int, first_special_id: int) -> Emu2Config:
         text_config={
             "model_type": "llama",
             "vocab_size": vocab_size,
-            "hidden_size": 192,
-            "intermediate_size": 512,
+            "hidden_size": 128,
+            "intermediate_size": 384,
             "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
             "max_position_embeddings": 1024,
             "rms_norm_eps": 1e-6,
             "tie_word_embeddings": False,

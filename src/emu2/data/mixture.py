@@ -1,7 +1,7 @@
 """Which records make up each micro-batch: a weighted mixture whose whole position is a few integers.
 
-The order is ours and is decided ahead of reading: `Mixture` yields (kind, index) pairs, a loader reads them with as many
-workers as it likes, and the batches that follow a position are the same whoever reads them.
+The order is ours and is decided ahead of reading: `Mixture` yields (kind, index) pairs, a loader reads them with as
+many workers as it likes, and the batches that follow a position are the same whoever reads them.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Mixture:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if set(state["taken"]) != set(self.kinds):
             raise ValueError(
-                f"The saved position is over the kinds {sorted(state['taken'])}, this mixture over {self.kinds}: resume "
-                "with the data settings the run was started with."
+                f"The saved position is over the kinds {sorted(state['taken'])}, this mixture over {self.kinds}: "
+                "resume with the data settings the run was started with."
             )
         self.step = int(state["step"])
         self.taken = {kind: int(count) for kind, count in state["taken"].items()}

@@ -71,8 +71,8 @@ class SequenceBuilder:
 
         Args:
             targets: "text": text tokens only, never a picture or the tokens around it (stage 1 of the paper).
-                "all": text, `[IMG]`, and every visual embedding (stage 2). With `record.answer_from`, only segments from
-                there on are targets.
+                "all": text, `[IMG]`, and every visual embedding (stage 2). With `record.answer_from`, only segments
+                from there on are targets.
 
         Raises:
             ValueError: the sequence is longer than `max_length`, or has no target at all.
@@ -85,13 +85,10 @@ class SequenceBuilder:
                 f"{self.max_length}: raise data.max_length or leave the record out."
             )
         first = encoded.spans[record.answer_from][0] if record.answer_from else 1
+        never = self._picture_ids if targets == "text" else {self.end_id}
         labels = [IGNORE] * len(ids)
         for t in range(max(first, 1), len(ids)):
-            if targets == "text":
-                wanted = ids[t] not in self._picture_ids
-            else:
-                wanted = ids[t] != self.end_id
-            if wanted:
+            if ids[t] not in never:
                 labels[t] = ids[t]
         if all(label == IGNORE for label in labels):
             raise ValueError(f"Record {record.key!r} has nothing to learn: no text and no picture among its targets.")

@@ -85,8 +85,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
             tensors[stem] = load_file(path)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
-            f"The checkpoint {folder} is damaged: {path.name} could not be read ({error}). Remove this folder to resume "
-            "from the one before it."
+            f"The checkpoint {folder} is damaged: {path.name} could not be read ({error}). Remove this folder to "
+            "resume from the one before it."
         ) from error
     return tensors, state
 

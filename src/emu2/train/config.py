@@ -102,7 +102,7 @@ class RunConfig:
     accumulation: micro-batches of `data.batch_size` records in one optimizer step. The loss is normalised by the valid
         targets of all of them, so that accumulated equals one large batch (contrastive excepted: its negatives are
         those of the micro-batch).
-    text_loss_weight, visual_loss_weight: of cross entropy and of the regression (`unified`). The paper gives no weights.
+    text_loss_weight, visual_loss_weight: of cross entropy and of the regression (`unified`). The paper gives none.
     kl_weight: of the KL term (`autoencoder`), per latent number.
     ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
     seed: of initial weights, order of data, noise.

@@ -48,7 +48,7 @@ def rows_of(*columns: Sequence[Tensor]) -> Image.Image:
 class AutoencoderObjective(Objective):
     """Reconstruction and a small KL term for a VAE that starts from nothing. The published sizes use SDXL's instead.
 
-    The paper has no such stage. Absolute plus squared error: the first keeps edges, the second gets colours right early.
+    The paper has no such stage. Absolute plus squared error: the first keeps edges, the second sets colours early.
     """
 
     needs = ("vae",)

@@ -64,7 +64,7 @@ class Trainer:
         config: of the run.
         whole: the model; trained in place.
         sources: kind of record -> source, for every kind that `config.data.kinds` weighs.
-        out: the run's folder: config.json, log.jsonl, tensorboard/, checkpoints/, and at the end model/ and summary.json.
+        out: the run's folder: config.json, log.jsonl, tensorboard/, checkpoints/; at the end model/ and summary.json.
         console: where the progress bar goes; None is standard error.
         quiet: no progress bar.
         tensorboard: write event files.
@@ -211,8 +211,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         keys = [key for batch in batches for key in batch.keys]
         raise NonFiniteError(
-            f"The {what} of step {self.step} is {float(value)}; no weight was moved. Losses so far: {losses}. Records of "
-            f"this step: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. A lower optim.lr or a longer "
+            f"The {what} of step {self.step} is {float(value)}; no weight was moved. Losses so far: {losses}. Records "
+            f"of this step: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. A lower optim.lr or a longer "
             "optim.warmup_steps often helps; the newest checkpoint is from before this step."
         )
 

@@ -32,8 +32,8 @@ class Throughput:
 class RunLog:
     """`log.jsonl` (one object per logged step) and TensorBoard event files under the run's folder.
 
-    Lines at or after the step a run resumes from are removed first, so that the log of an interrupted and resumed run is
-    that of one that never stopped.
+    Lines at or after the step a run resumes from are removed first, so that the log of an interrupted and resumed run
+    is that of one that never stopped.
     """
 
     def __init__(self, out: Path, *, first_step: int = 0, tensorboard: bool = True):

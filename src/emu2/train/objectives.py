@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,9 +19,16 @@ from emu2.data.collate import collate
 from emu2.data.records import Record
 from emu2.data.sequences import (
     IGNORE,
+    SequenceBuilder,
+    first_image,
+    image_first,
+    is_pair,
+    joined_text,
+    text_first,
+)
+from emu2.data.sequences import (
     Sequence as TokenSequence,
 )
-from emu2.data.sequences import SequenceBuilder, first_image, image_first, is_pair, joined_text, text_first
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache
 from emu2.train.whole import Whole
@@ -234,9 +241,10 @@ class UnifiedObjective(SequenceObjective):
         return {"text": self.config.text_loss_weight, "visual": self.config.visual_loss_weight}
 
     def sample(self, record: Record, chance: random.Random) -> TokenSequence:
-        if is_pair(record) and record.answer_from is None:
+        if is_pair(record):
             record = image_first(record) if chance.random() < self.config.data.image_first else text_first(record)
-        return self.builder.build(record, "all")
+        # Pretraining learns whole documents; what is the answer in them matters to tuning and evaluation only.
+        return self.builder.build(replace(record, answer_from=None), "all")
 
 
 def objective_class(name: str) -> Callable[[Whole, RunConfig, torch.device], Objective]:

@@ -20,8 +20,8 @@ def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.o
 def schedule_factor(step: int, steps: int, optim: OptimConfig) -> float:
     """Share of the peak rate in optimizer step `step` (from 0) of `steps`: a pure function of the position.
 
-    Linear rise over `warmup_steps`, its last step at the peak; then cosine or linear to `min_lr_ratio` one step past the
-    last, or constant.
+    Linear rise over `warmup_steps`, its last step at the peak; then cosine or linear to `min_lr_ratio` one step past
+    the last, or constant.
     """
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps

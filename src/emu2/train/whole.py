@@ -1,7 +1,7 @@
 """The whole that a run works on: autoregressive model, its processor, and the decoder's parts, in one folder.
 
-The folder is the image pipeline's: `multimodal_encoder/`, `processor/`, `vae/`, `unet/`, `scheduler/` and, once every part
-exists, `model_index.json`. Before that (a run that only captions) the parts that exist are there.
+The folder is the image pipeline's: `multimodal_encoder/`, `processor/`, `vae/`, `unet/`, `scheduler/` and, once every
+part exists, `model_index.json`. Before that (a run that only captions) the parts that exist are there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Whole:
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Whole:
         for module in self.modules():
-            module.to(device=device, dtype=dtype)
+            module.to(device=device)
+            if any(parameter.dtype != dtype for parameter in module.parameters()):
+                module.to(dtype=dtype)
         return self
 
     def pipeline(self) -> Any:
