@@ -85,10 +85,10 @@ def command(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    parts = prompt_parts(ctx, num_frames=frames)
+    parts = prompt_parts(ctx, num_frames=frames, required=False)
     talking = interactive or not parts
     if talking and as_json:
-        raise typer.BadParameter("--json answers one question; give it with --text or --image.")
+        raise typer.BadParameter("--json answers one question; give one, and leave --interactive out.")
     options = answer_options(
         published, max_new_tokens, num_beams, temperature, length_penalty, repetition_penalty, seed, False, as_json
     )

@@ -170,15 +170,17 @@ def bad_usage(option: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         text, _ = describe_error(error)
-        raise typer.BadParameter(f"{option}: {text}") from error
+        raise typer.BadParameter(text, param_hint=f"'{option}'") from error
 
 
-def prompt_parts(ctx: typer.Context, *, num_frames: int = 8) -> list[Any]:
+def prompt_parts(ctx: typer.Context, *, num_frames: int = 8, required: bool = True) -> list[Any]:
     """The prompt as a mixed list, files opened: str, PIL picture, `emu2.Video` or `emu2.Box`, in the order given.
 
     Raises:
         typer.BadParameter: a file that cannot be read, or a box that is none.
+        ValueError: there is no prompt, or an empty one, where one is `required`.
     """
+    from emu2.inference.prompt_parts import check_not_empty
     from emu2.processing.image import load_image
     from emu2.processing.video import Video
 
@@ -193,6 +195,8 @@ def prompt_parts(ctx: typer.Context, *, num_frames: int = 8) -> list[Any]:
                 parts.append(parse_box(value))
             else:
                 parts.append(value)
+    if required or parts:
+        check_not_empty(parts)
     return parts
 
 
@@ -267,14 +271,18 @@ def output_files(out: Path | None, default: str, *, count: int, force: bool, suf
         candidates = _numbered(Path(default), start=2)
         return [next(file for file in candidates if not file.exists()) for _ in range(count)]
     if out.suffix.lower() not in suffixes:
-        raise typer.BadParameter(f"--out: {out} must end in one of {', '.join(suffixes)}.")
+        raise _bad_out(f"{out} must end in one of {', '.join(suffixes)}.")
     if not out.parent.is_dir():
-        raise typer.BadParameter(f"--out: there is no folder {out.parent}.")
+        raise _bad_out(f"there is no folder {out.parent}.")
     files = [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
     taken = [str(file) for file in files if file.exists()]
     if taken and not force:
-        raise typer.BadParameter(f"--out: {', '.join(taken)} exists; give another name, or --force to overwrite it.")
+        raise _bad_out(f"{', '.join(taken)} exists; give another name, or --force to overwrite it.")
     return files
+
+
+def _bad_out(message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint="'--out'")
 
 
 def _numbered(file: Path, *, start: int) -> Iterator[Path]:

@@ -27,17 +27,16 @@ class Conversation:
         self._options = {"system": system, "grounding": grounding, **options}
         self.messages: list[dict[str, Any]] = []
 
-    def say(self, *parts: Any, stream: bool = False, **options: Any) -> str | Iterator[str]:
+    def say(self, *parts: Any, **options: Any) -> str | Iterator[str]:
         """Say something (texts, pictures, videos) and get the answer; both are remembered.
 
         A turn that fails, or whose stream is not read to its end, is forgotten.
 
         Args:
-            stream: give an iterator over pieces of the answer.
-            **options: as in `Emu2.chat`, for this answer only.
+            **options: as in `Emu2.chat`, for this answer only; with `stream=True` its pieces come from an iterator.
         """
         turn = {"role": "user", "content": list(parts)}
-        answer = self._emu2.chat([*self.messages, turn], stream=stream, **(self._options | options))
+        answer = self._emu2.chat([*self.messages, turn], **(self._options | options))
         if isinstance(answer, str):
             self._remember(turn, answer)
             return answer
