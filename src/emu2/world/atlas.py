@@ -140,7 +140,7 @@ class Atlas:
         found = found or next((entry for entry in self.emoji if entry.character == name), None)
         if found is None:
             near = [entry.name for entry in self.emoji if name.lower() in entry.name.lower()][:5]
-            hint = f" Near it are: {', '.join(near)}." if near else " `emu2 world show` lists them."
+            hint = f" Near it are: {', '.join(near)}." if near else " `emu2 world names` lists them."
             raise ValueError(f"There is no emoji {name!r} in the atlas.{hint}")
         return found
 

@@ -33,7 +33,7 @@ _STRIKE_SIZE = (136, 128)
 #: unrounded sheets (8 MB instead of 23), 43 dB from them, and every decoder gives the same pixels.
 _COLOUR_STEP = 8
 _ALPHA_STEP = 16
-_WEBP = {"lossless": True, "quality": 70, "method": 4}
+_WEBP: dict[str, Any] = {"lossless": True, "quality": 70, "method": 4}
 
 
 def _levels(step: int) -> list[int]:
@@ -81,6 +81,8 @@ _SEQUENCES = {
     (0x1FAF1, 0x1FAF2): (0x1F91D,),  # handshake of two skin tones
 }
 _FAMILY = 0x1F46A
+#: Flags that territories of the same country show too; the country's name stands for all of them.
+_OWN_FLAGS = {"flag: Australia", "flag: Spain", "flag: France", "flag: Norway", "flag: United States"}
 
 
 def decompose(code_points: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, list[str]]]:
@@ -198,10 +200,11 @@ def build_table(rows: list[dict[str, Any]], drawings: list[Image.Image]) -> list
         keys.append(by_drawing.setdefault(hashlib.sha256(drawing.tobytes()).digest(), key))
         modifiers.append(found)
     base: dict[str, int] = {}
-    for position, key in enumerate(keys):
-        count = sum(map(len, modifiers[position].values()))
-        if key not in base or count < sum(map(len, modifiers[base[key]].values())):
-            base[key] = position
+    rank: dict[str, tuple[int, bool]] = {}
+    for position, (row, key, found) in enumerate(zip(rows, keys, modifiers, strict=True)):
+        plainness = (sum(map(len, found.values())), row["name"] not in _OWN_FLAGS)
+        if key not in rank or plainness < rank[key]:
+            rank[key], base[key] = plainness, position
     return [
         {
             "codes": " ".join(f"{code:X}" for code in row["codes"]),

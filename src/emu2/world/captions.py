@@ -19,6 +19,18 @@ def is_plural(words: str) -> bool:
     return head.startswith("people") or (head.endswith("s") and not head.endswith(("ss", "us")))
 
 
+def be(noun: str) -> str:
+    """ "is", or "are" after a plural."""
+    return "are" if is_plural(noun) else "is"
+
+
+def does(noun: str, verb: str) -> str:
+    """The verb in the form that the noun asks for: "comes", or "come" after a plural."""
+    if is_plural(noun):
+        return verb
+    return f"{verb}es" if verb.endswith("o") else f"{verb}s"
+
+
 def with_article(words: str) -> str:
     """ "apple" -> "an apple"; "chopsticks", a plural, stays as it is."""
     if is_plural(words):
@@ -78,7 +90,7 @@ def caption(scene: Scene, wording: str, atlas: Atlas, sizes: bool = False) -> st
     for emoji, items in groups:
         places = joined([at(item.place) for item in items])
         if len(items) == 1:
-            clauses.append(f"the {atlas[emoji].noun} is {places}")
+            clauses.append(f"the {atlas[emoji].noun} {be(atlas[emoji].noun)} {places}")
         elif len(items) <= 3:
             clauses.append(f"the {atlas[emoji].plural} are {places}")
     if wording == "place" and clauses:  # one place is enough to make the wording exact about something

@@ -14,7 +14,10 @@ MAX_OBJECTS = 6
 
 #: Free space between the boxes of two objects, and to the edge, as a share of the picture's side.
 _GAP = 0.015
-#: Attempts to place an object before the whole arrangement is tried again with smaller objects.
+#: How far objects that stand freely stray from the middle of their grid cell, as a share of the picture's side. It leaves
+#: 0.05 to the cell's border, so that the place of an object is never in doubt.
+_FREE_STRAY = 0.115
+#: Arrangements tried before all objects are made small and put into the middle of their cells, where they always fit.
 _ATTEMPTS = 30
 
 #: Left, top, right, bottom.
@@ -26,8 +29,9 @@ class Style:
     """How varied scenes are.
 
     colours: names of background colours. plain: share of plain backgrounds. free: share of scenes whose objects stand
-    anywhere instead of on the grid. tilted: share of objects that are turned. jitter: how far an object may stray from
-    its grid cell, as a share of the picture's side. max_objects, max_kinds: in scenes drawn without further demands.
+    anywhere in their grid cells. jitter: how far the others stray from the middle of theirs, as a share of the picture's
+    side. tilted: share of objects that are turned. alone: sizes that a single object may have.
+    max_objects, max_kinds: in scenes drawn without further demands.
     places: grid cells that objects stand in. sizes: the only ones there are; empty means by the number of objects.
     """
 
@@ -36,6 +40,7 @@ class Style:
     free: float
     tilted: float
     jitter: float
+    alone: tuple[str, ...]
     max_objects: int
     max_kinds: int
     places: tuple[str, ...] = PLACES
@@ -55,6 +60,7 @@ STYLES = {
         free=0.0,
         tilted=0.0,
         jitter=0.0,
+        alone=("medium",),
         max_objects=3,
         max_kinds=2,
         places=("top left", "top right", "bottom left", "bottom right"),
@@ -66,6 +72,7 @@ STYLES = {
         free=0.0,
         tilted=0.0,
         jitter=0.012,
+        alone=("medium", "large"),
         max_objects=4,
         max_kinds=2,
     ),
@@ -74,7 +81,8 @@ STYLES = {
         plain=0.5,
         free=0.3,
         tilted=0.2,
-        jitter=0.015,
+        jitter=0.012,
+        alone=("small", "medium", "large"),
         max_objects=MAX_OBJECTS,
         max_kinds=3,
     ),
@@ -110,17 +118,15 @@ def _extent(emoji: int, size: str, rotation: int, atlas: Atlas) -> Box:
     return left * scale, top * scale, right * scale, bottom * scale
 
 
-def _spot(dice: Dice, style: Style, extent: Box, place: str | None) -> tuple[float, float]:
-    """A centre at which the whole object is inside the picture: in the grid cell `place`, or anywhere."""
-    low_x, high_x = _GAP - extent[0], 1 - _GAP - extent[2]
-    low_y, high_y = _GAP - extent[1], 1 - _GAP - extent[3]
-    if place is None:
-        x, y = dice.between(low_x, high_x), dice.between(low_y, high_y)
-    else:
-        row, column = divmod(PLACES.index(place), 3)
-        x = (column * 2 + 1) / 6 + dice.between(-style.jitter, style.jitter)
-        y = (row * 2 + 1) / 6 + dice.between(-style.jitter, style.jitter)
-    return round(min(max(x, low_x), high_x), 4), round(min(max(y, low_y), high_y), 4)
+def _spot(dice: Dice, extent: Box, place: str, stray: float) -> tuple[float, float]:
+    """A centre in the grid cell `place`, up to `stray` from its middle, or as near as the picture's edge allows."""
+    row, column = divmod(PLACES.index(place), 3)
+    x = (column * 2 + 1) / 6 + dice.between(-stray, stray)
+    y = (row * 2 + 1) / 6 + dice.between(-stray, stray)
+    return (
+        round(min(max(x, _GAP - extent[0]), 1 - _GAP - extent[2]), 4),
+        round(min(max(y, _GAP - extent[1]), 1 - _GAP - extent[3]), 4),
+    )
 
 
 def arrange(
@@ -143,8 +149,8 @@ def arrange(
     if style.sizes:
         sizes = style.sizes
     elif sizes is None:
-        sizes = ("small", "medium", "large")[: 3 if len(emoji) == 1 else 2 if len(emoji) <= 3 else 1]
-    grid = not dice.chance(style.free)
+        sizes = style.alone if len(emoji) == 1 else ("small", "medium") if len(emoji) <= 3 else ("small",)
+    stray = _FREE_STRAY if dice.chance(style.free) else style.jitter
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1  # small, upright, on the grid: always fits
         places = dice.sample(style.places, len(emoji))
@@ -154,12 +160,10 @@ def arrange(
             size = "small" if last and not style.sizes else dice.pick(sizes)
             rotation = dice.pick(_TILTS) if not last and dice.chance(style.tilted) else 0
             extent = _extent(index, size, rotation, atlas)
-            x, y = _spot(dice, style, extent, place if grid or last else None)
+            x, y = _spot(dice, extent, place, 0.0 if last else stray)
             box = (x + extent[0], y + extent[1], x + extent[2], y + extent[3])
-            if any(_touch(box, other) for other in boxes):
-                break
             item = SceneObject(index, x, y, size, rotation)
-            if (grid or last) and item.place != place:
+            if item.place != place or any(_touch(box, other) for other in boxes):
                 break
             placed.append(item)
             boxes.append(box)

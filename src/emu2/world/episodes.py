@@ -1,8 +1,8 @@
 """Few-shot episodes: demonstrations that say what is asked for, then a query.
 
-A record's segments are picture, text, picture, text, ..., picture, answer. The query and the demonstrations do not depend
-on how many there are: with the same index, k demonstrations are the first k of any longer run, so that figures for
-different k compare the same questions.
+A record's segments are picture, text, picture, text, ..., picture, answer. The query and the demonstrations do not
+depend on how many there are: with the same index, k demonstrations are the first k of any longer run, so that figures
+for different k compare the same questions.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emu2.data.records import Record
-from emu2.world.captions import NUMBERS, WORDINGS, caption, counted, is_plural, sentence, with_article
+from emu2.world.captions import NUMBERS, WORDINGS, be, caption, counted, sentence, with_article
 from emu2.world.compose import MAX_OBJECTS
 from emu2.world.dice import Dice
 from emu2.world.scene import Scene
@@ -72,7 +72,7 @@ def _relation_sentence(studio: Studio, dice: Dice) -> str:
     one, other = dice.pick(
         (("left of", "right of"), ("above", "below"), ("right of", "left of"), ("below", "above")),
     )
-    first, second = ("are" if is_plural(emoji.noun) else "is" for emoji in (left, right))
+    first, second = (be(left.noun), be(right.noun))
     return f"If the {left.noun} {first} {one} the {right.noun}, the {right.noun} {second} {other} the {left.noun}."
 
 

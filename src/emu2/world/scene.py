@@ -26,7 +26,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 BACKGROUNDS = ("plain", "halves", "gradient", "stripes", "checks", "dots")
 
 #: Side of an object's square as a share of the picture's side. Two small ones fit side by side in the 3 x 3 grid.
-SIZES = {"small": 0.26, "medium": 0.38, "large": 0.56}
+SIZES = {"small": 0.29, "medium": 0.42, "large": 0.6}
 #: Cells of the 3 x 3 grid, row by row.
 PLACES = (
     "top left", "top", "top right",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emu2.data.records import Record
-from emu2.world.captions import caption, sentence, with_article
+from emu2.world.captions import be, caption, does, sentence, with_article
 from emu2.world.compose import apart, arrange, draw_background
 from emu2.world.dice import Dice
 from emu2.world.scene import Scene, SceneObject
@@ -29,7 +29,7 @@ def document(studio: Studio, dice: Dice, key: str) -> Record:
 def _opening(studio: Studio, dice: Dice) -> tuple[Scene, str]:
     hero = dice.pick(studio.pool)
     scene = studio.scene_of(dice, [hero.index], sizes=("medium",))
-    return scene, f"Here is {caption(scene, 'full', studio.atlas)}."
+    return scene, f"Here {be(hero.noun)} {caption(scene, 'full', studio.atlas)}."
 
 
 def _event(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str]:
@@ -51,13 +51,16 @@ def _comes(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str] | None
     guest = dice.pick(studio.pool)
     if guest.index in present or len(scene.objects) >= studio.style.capacity:
         return None
-    return _with(studio, dice, scene, guest.index, scene.objects, f"{with_article(guest.noun)} comes")
+    return _with(
+        studio, dice, scene, guest.index, scene.objects, f"{with_article(guest.noun)} {does(guest.noun, 'come')}"
+    )
 
 
 def _moves(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str] | None:
     mover = dice.pick(scene.objects)
     others = tuple(item for item in scene.objects if item is not mover)
-    return _with(studio, dice, scene, mover.emoji, others, f"the {studio.atlas[mover.emoji].noun} goes", mover)
+    noun = studio.atlas[mover.emoji].noun
+    return _with(studio, dice, scene, mover.emoji, others, f"the {noun} {does(noun, 'go')}", mover)
 
 
 def _with(
@@ -90,4 +93,5 @@ def _turns(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str] | None
 def _leaves(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str] | None:
     leaver = dice.pick(scene.objects)
     rest = tuple(item for item in scene.objects if item is not leaver)
-    return Scene(rest, scene.background), f"The {studio.atlas[leaver.emoji].noun} leaves."
+    noun = studio.atlas[leaver.emoji].noun
+    return Scene(rest, scene.background), f"The {noun} {does(noun, 'leave')}."

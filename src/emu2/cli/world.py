@@ -1,0 +1,221 @@
+"""`emu2 world`: the emoji world, the package's own data."""
+
+import sys
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emu2.cli.common import ForceOption, JsonOption, console, write_json
+
+if TYPE_CHECKING:
+    from emu2.world import World
+
+HELP = """Look at the emoji world, the endless data set that the package draws itself.
+
+[bold]Examples[/bold]
+
+  emu2 world preview --kind counting --concepts 64 --style simple
+
+  emu2 world show pair 3
+
+  emu2 world names dog
+
+  emu2 world atlas --out my-atlas
+"""
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=HELP)
+
+#: Where the Debian packages put the two files. Repeated from emu2.world.build_atlas, which would import Pillow.
+_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+_NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
+
+
+class Split(str, Enum):
+    """emu2.world.splits.SPLITS, for the help."""
+
+    train = "train"
+    seen = "seen"
+    val = "val"
+    held = "held"
+
+
+class Style(str, Enum):
+    """The names of emu2.world.compose.STYLES, for the help."""
+
+    corners = "corners"
+    simple = "simple"
+    full = "full"
+
+
+_SplitOption = Annotated[Split, typer.Option("--split", help="seen: training's concepts in scenes it never shows.")]
+_SeedOption = Annotated[int, typer.Option("--seed", help="Another seed gives other records.")]
+_SizeOption = Annotated[int, typer.Option("--size", help="Side of the pictures in pixels.")]
+_StyleOption = Annotated[Style, typer.Option("--style", help="How varied the scenes are.")]
+_ConceptsOption = Annotated[
+    int | None, typer.Option("--concepts", help="Only the first so many everyday concepts.  [default: all]")
+]
+_ShotsOption = Annotated[
+    list[int] | None, typer.Option("--shots", help="Demonstrations in an episode. May be repeated.")
+]
+
+
+def _world(
+    kinds: list[str] | None,
+    split: Split,
+    seed: int,
+    size: int,
+    style: Style,
+    concepts: int | None,
+    shots: list[int] | None,
+) -> "World":
+    from emu2.world import KINDS, World, WorldConfig
+
+    config = WorldConfig(
+        image_size=size,
+        kinds=kinds or list(KINDS),
+        split=split.value,
+        seed=seed,
+        style=style.value,
+        concepts=concepts,
+    )
+    return World(replace(config, shots=tuple(shots)) if shots else config)
+
+
+@app.command("preview")
+def preview_command(
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", "-k", help="A kind of record. May be repeated.  [default: all]")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The picture that is written.")] = Path(
+        "world.png"
+    ),
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Records of each kind.")] = 6,
+    start: Annotated[int, typer.Option("--start", min=0, help="Number of the first record.")] = 0,
+    split: _SplitOption = Split.train,
+    seed: _SeedOption = 0,
+    size: _SizeOption = 96,
+    style: _StyleOption = Style.full,
+    concepts: _ConceptsOption = None,
+    shots: _ShotsOption = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Draw the box of every object.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Write a contact sheet: records with their pictures and texts, what is to be learned in green."""
+    from emu2.world.preview import contact_sheet
+
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists already; name another file with --out, or give --force.")
+    world = _world(kind, split, seed, size, style, concepts, shots)
+    records = [world.record(name, start + number) for name in world.config.weights for number in range(count)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(records, picture=max(64, min(size, 256)), boxes=boxes).save(out)
+    console().print(f"{len(records)} records in {out}", highlight=False)
+
+
+@app.command("show")
+def show_command(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pair, document, text, text_to_image, naming, counting.")],
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="Number of the record.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Also write the record's pictures there.")
+    ] = None,
+    split: _SplitOption = Split.train,
+    seed: _SeedOption = 0,
+    size: _SizeOption = 96,
+    style: _StyleOption = Style.full,
+    concepts: _ConceptsOption = None,
+    shots: _ShotsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one record: its segments, and with --json all that is true of it."""
+    record = _world([kind], split, seed, size, style, concepts, shots).record(kind, index)
+    segments = []
+    for position, segment in enumerate(record.segments):
+        if isinstance(segment, str):
+            segments.append({"text": segment})
+            continue
+        name = f"{record.key}-{position:02d}.png"
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            segment.save(out / name)  # type: ignore[union-attr]  # this world has no clips
+        segments.append({"image": str(out / name) if out is not None else f"{size} x {size} pixels"})
+    if as_json:
+        write_json(
+            kind=record.kind,
+            key=record.key,
+            segments=segments,
+            answer_from=record.answer_from,
+            truth=record.truth,
+        )
+        return
+    screen = console()
+    learned = len(segments) if record.answer_from is None else record.answer_from
+    for position, part in enumerate(segments):
+        style_name = "green" if position >= learned else None
+        screen.print(
+            part.get("text") or f"[{part['image']}]", style=style_name, markup=False, highlight=False, soft_wrap=True
+        )
+
+
+@app.command("names")
+def names_command(
+    word: Annotated[str, typer.Argument(metavar="[WORD]", help="Only emoji with this in their name or group.")] = "",
+    everyday: Annotated[bool, typer.Option("--everyday", help="Only the everyday ones, plainest first.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the emoji, tab-separated: character, short name, concept, split, group, subgroup, Unicode name."""
+    from emu2.world import default_atlas
+
+    atlas = default_atlas()
+    rows = [
+        {
+            "character": entry.character,
+            "name": entry.noun,
+            "concept": atlas[entry.concept].noun,
+            "split": entry.split,
+            "group": entry.group,
+            "subgroup": entry.subgroup,
+            "unicode_name": entry.name,
+        }
+        for entry in (atlas.everyday() if everyday else atlas.emoji)
+        if word.lower() in f"{entry.noun} {entry.name} {entry.group} {entry.subgroup}".lower()
+    ]
+    if not rows:
+        raise ValueError(f"No emoji has {word!r} in its name or group. `emu2 world names` lists all of them.")
+    if as_json:
+        write_json(emoji=rows)
+    else:
+        sys.stdout.writelines("\t".join(row.values()) + "\n" for row in rows)
+
+
+@app.command("atlas")
+def atlas_command(
+    font: Annotated[
+        Path, typer.Option("--font", metavar="FILE", help="Noto Color Emoji (Debian: fonts-noto-color-emoji).")
+    ] = _FONT,
+    names: Annotated[
+        Path, typer.Option("--names", metavar="FILE", help="Unicode's emoji-test.txt (Debian: unicode-data).")
+    ] = _NAMES,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where sheets and table go.")] = Path(
+        "atlas"
+    ),
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the atlas anew from the font. Only needed after a change of font or names: the atlas ships with emu2."""
+    from emu2.world.build_atlas import build_atlas
+
+    if (out / "table.json").exists() and not force:
+        raise FileExistsError(f"{out} holds an atlas already; name another folder with --out, or give --force.")
+    counts = build_atlas(font, names, out)
+    if as_json:
+        write_json(**counts)
+        return
+    console().print(
+        f"{counts['emoji']} emoji of {counts['concepts']} concepts on {counts['sheets']} sheets in {out}, "
+        f"{counts['bytes'] / 1e6:.1f} MB",
+        highlight=False,
+    )
