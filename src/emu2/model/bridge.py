@@ -3,7 +3,7 @@
 from math import isqrt
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def pool_grid(states: Tensor, num_query: int) -> Tensor:
@@ -29,3 +29,8 @@ def pool_grid(states: Tensor, num_query: int) -> Tensor:
         raise ValueError(f"num_query={num_query} does not fit a {grid}x{grid} patch grid: use one of {usable}.")
     map_BDGG = states[:, 1:].transpose(1, 2).reshape(B, D, grid, grid)
     return F.avg_pool2d(map_BDGG, kernel_size=grid // side).flatten(2).transpose(1, 2)
+
+
+def beside(x: Tensor, layer: nn.Linear) -> Tensor:
+    """`x` on the device of a layer's weight; where the weight is offloaded, the layer's own hook moves its input."""
+    return x if layer.weight.is_meta else x.to(layer.weight.device)

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
 from emu2 import tokens
 from emu2.configuration import Emu2Config, Emu2VisionConfig
-from emu2.model.bridge import pool_grid
+from emu2.model.bridge import beside, pool_grid
 from emu2.model.eva import EvaVisionTower
 from emu2.model.interleave import check_counts, fill_slots, text_targets, visual_targets
 from emu2.model.losses import next_embedding_loss, next_token_loss
@@ -158,7 +158,7 @@ class Emu2Model(Emu2PreTrainedModel):
             (video_features, self.config.video_token_id),
         ):
             if features is not None:
-                features = features.to(self.project_up.weight.device, self.project_up.weight.dtype)
+                features = beside(features.to(self.project_up.weight.dtype), self.project_up)
                 inputs_embeds = fill_slots(inputs_embeds, input_ids == slot_id, self.project_up(features))
         return inputs_embeds
 

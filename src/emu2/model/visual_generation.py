@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from emu2 import tokens
+from emu2.model.bridge import beside
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class VisualGenerationMixin:
                 past_key_values=cache,
                 use_cache=True,
             )
-            state = outputs.last_hidden_state[:, -1:].to(down.weight.device)
+            state = beside(outputs.last_hidden_state[:, -1:], down)
             embeddings.append(down(state))
             if len(embeddings) == num_query:
                 return torch.cat(embeddings, dim=1)
@@ -139,7 +140,7 @@ class VisualGenerationMixin:
                 position_ids=position_ids_from_mask(attention_mask),
                 use_cache=False,
             )
-            embeddings.append(down(outputs.last_hidden_state[:, -1:].to(down.weight.device)))
+            embeddings.append(down(beside(outputs.last_hidden_state[:, -1:], down)))
             if len(embeddings) == num_query:
                 return torch.cat(embeddings, dim=1)
             inputs_embeds = torch.cat([inputs_embeds, up(embeddings[-1]).to(inputs_embeds.device)], dim=1)
