@@ -6,6 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers.callbacks import SDCFGCutoffCallback
 from helpers_decoder import euler, picture, quiet, tiny_encoder, tiny_unet, tiny_vae
 from PIL import Image
@@ -353,6 +354,17 @@ def test_model_offload_wakes_every_part_and_changes_nothing(pipe):
     assert torch.equal(latents_of(pipe, "a cat"), expected["text"])
     assert pipe.multimodal_encoder in woken
     assert torch.equal(latents_of(pipe, picture()), expected["picture"])
+
+
+def test_sequential_offload_changes_nothing(pipe):
+    """Weights lie on the meta device between the calls of their layers, as in `enable_sequential_cpu_offload`."""
+    prompts = ("a cat", picture(), [picture(), "make it snow"])
+    expected = [pipe(prompt, generator=seeded(0), output_type="pt", **STEPS).images for prompt in prompts]
+    for part in (pipe.multimodal_encoder, pipe.unet, pipe.vae):
+        cpu_offload(part, execution_device="cpu")
+        assert next(part.parameters()).is_meta
+    for prompt, images in zip(prompts, expected, strict=True):
+        assert torch.equal(pipe(prompt, generator=seeded(0), output_type="pt", **STEPS).images, images)
 
 
 def test_half_precision_vae_is_upcast_where_it_says_so_and_put_back(pipe):
