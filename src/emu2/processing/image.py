@@ -103,7 +103,7 @@ class Emu2ImageProcessor(BaseImageProcessor):
             except ValueError as error:
                 if len(pictures) == 1:
                     raise
-                raise ValueError(f"Picture {index} of {len(pictures)}: {error}") from error
+                raise ValueError(f"images[{index}]: {error}") from error
         return BatchFeature({"pixel_values": np.stack(arrays)}, tensor_type=return_tensors)
 
 

@@ -209,7 +209,7 @@ class Emu2Processor(ProcessorMixin):
         batch = _as_batch(prompts)
         rows = []
         for index, prompt in enumerate(batch):
-            where = f"Prompt {index} of {len(batch)}" if len(batch) > 1 else "The prompt"
+            where = f"prompts[{index}]" if len(batch) > 1 else "The prompt"
             try:
                 row = self.encode(prompt, add_eos=add_eos, draw=draw)
             except ValueError as error:
@@ -330,7 +330,7 @@ def _as_batch(prompts: Any) -> list[Any]:
     if any(lists):
         index = lists.index(False)
         raise ValueError(
-            f"A batch is a list of lists of parts, but element {index} is a {type(prompts[index]).__name__} beside "
+            f"A batch is a list of lists of parts, but prompts[{index}] is a {type(prompts[index]).__name__} beside "
             "lists. Put every prompt into a list of its own."
         )
     return [list(prompts)]
@@ -343,13 +343,13 @@ def _opens_grounded(items: list[Any]) -> bool:
 def _picture(source: Any, index: int) -> Image.Image:
     if isinstance(source, (list, tuple, dict)) or source is None:
         raise ValueError(
-            f"Part {index} is a {type(source).__name__}: a part is text, a picture (PIL image, Path, bytes, array), a "
+            f"part [{index}] is a {type(source).__name__}: a part is text, a picture (PIL image, Path, bytes, array), a "
             "Video or a Box."
         )
     try:
         return load_image(source)
     except ValueError as error:
-        raise ValueError(f"Part {index}: {error}") from error
+        raise ValueError(f"part [{index}]: {error}") from error
 
 
 def _union(spans: list[tuple[int, int]], owners: list[int], index: int, shift: int) -> tuple[int, int]:

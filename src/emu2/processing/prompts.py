@@ -198,7 +198,7 @@ def _check_roles(messages: Sequence[Mapping[str, Any]], generate: bool, continue
         wanted = ("user", "assistant")[index % 2]
         if turn.get("role") != wanted:
             raise ValueError(
-                f"Message {len(messages) - len(turns) + index} has role {turn.get('role')!r} where {wanted!r} is due: "
+                f"messages[{len(messages) - len(turns) + index}] has role {turn.get('role')!r} where {wanted!r} is due: "
                 "an optional 'system' comes first, then 'user' and 'assistant' take turns."
             )
     ends_with_answer = turns[-1]["role"] == "assistant"
@@ -224,7 +224,9 @@ def _content_part(item: Any, index: int) -> Part:
             return Video.from_file(item)
         if isinstance(item, (str, Path, bytes, np.ndarray, Image.Image, Video, Box)):
             return item
-        raise ValueError(f"Message {index} holds a {type(item).__name__}: content is text, pictures, videos or parts.")
+        raise ValueError(
+            f"messages[{index}] holds a {type(item).__name__}: content is text, pictures, videos or parts."
+        )
     kind = item.get("type")
     if kind == "text" and isinstance(item.get("text"), str):
         return item["text"]
@@ -246,14 +248,14 @@ def _content_part(item: Any, index: int) -> Part:
             return source
         if isinstance(source, str) and (source.startswith("data:") or "://" in source):
             raise ValueError(
-                f"Message {index}: a video is read from a file or frames, nothing is fetched; got {source[:80]!r}."
+                f"messages[{index}]: a video is read from a file or frames, nothing is fetched; got {source[:80]!r}."
             )
         if isinstance(source, (str, Path)):
             return Video.from_file(source, item.get("num_frames") or 8)
         if source is not None:
             return Video(list(source))
     raise ValueError(
-        f"Message {index}: a content part is {{'type': 'text', 'text': ...}}, {{'type': 'image', 'image': ...}}, "
+        f"messages[{index}]: a content part is {{'type': 'text', 'text': ...}}, {{'type': 'image', 'image': ...}}, "
         f"{{'type': 'image_url', 'image_url': {{'url': 'data:...'}}}} or {{'type': 'video', 'video': ...}}; "
         f"got type {kind!r} with fields {sorted(map(str, item))}."
     )
@@ -277,7 +279,7 @@ def few_shot_parts(demonstrations: Sequence[Sequence[Any]], query: Any, *, wordi
     length, form = (3, "(picture, question, answer)") if wording == "paper" else (2, "(picture, answer)")
     for index, shot in enumerate(demonstrations):
         if not isinstance(shot, (tuple, list)) or len(shot) != length:
-            raise ValueError(f"Demonstration {index} must be {form} for wording={wording!r}; got {_form(shot)}.")
+            raise ValueError(f"demonstrations[{index}] must be {form} for wording={wording!r}; got {_form(shot)}.")
     parts: list[Part] = []
     if wording == "list":
         for picture, answer in demonstrations:

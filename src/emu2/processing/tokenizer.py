@@ -117,6 +117,10 @@ class Emu2Tokenizer(PreTrainedTokenizerFast):
             self.__dict__["_cached_text_backend"] = backend
         return backend
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made on first use: a pickled `Tokenizer` forgets `encode_special_tokens`."""
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_cached_")}
+
     def encode_parts(
         self, parts: Sequence[str | Sequence[int]], escape: Collection[str] = tokens.SLOT_TOKENS
     ) -> tuple[list[int], list[tuple[int, int]]]:

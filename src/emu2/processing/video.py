@@ -31,7 +31,7 @@ class Video:
             raise ValueError("A video needs at least one frame; got none.")
         if fps is not None and not fps > 0:
             raise ValueError(f"fps is a positive number; got {fps}.")
-        self.frames: tuple[Image.Image, ...] = tuple(_frame(frame, i, len(frames)) for i, frame in enumerate(frames))
+        self.frames: tuple[Image.Image, ...] = tuple(_frame(frame, i) for i, frame in enumerate(frames))
         self.fps = fps
 
     @classmethod
@@ -90,11 +90,11 @@ def sample_midpoints(total: int, n: int) -> list[int]:
     return [(2 * i + 1) * total // (2 * n) for i in range(n)]
 
 
-def _frame(frame: ImageSource, index: int, total: int) -> Image.Image:
+def _frame(frame: ImageSource, index: int) -> Image.Image:
     try:
         return load_image(frame)
     except ValueError as error:
-        raise ValueError(f"Frame {index} of {total}: {error}") from error
+        raise ValueError(f"frames[{index}]: {error}") from error
 
 
 def _open(path: Path) -> Any:
