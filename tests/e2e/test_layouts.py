@@ -3,9 +3,12 @@
 import csv
 
 import pytest
-from emu2.convert.listing import LAYOUTS, format_shape, names, outgoing
 from huggingface_hub import split_state_dict_into_shards_factory
 from typer.testing import CliRunner
+
+from emu2.convert.components import empty_unet
+from emu2.convert.listing import LAYOUTS, format_shape, names, outgoing
+from emu2.decoder.presets import unet_config
 
 _FILES = {
     "native-base": "emu2.tsv",
@@ -69,3 +72,24 @@ def test_the_command_prints_the_listing():
 def test_an_unknown_layout_is_named():
     with pytest.raises(ValueError, match=r"Unknown layout 'native-video'.*native-base.*hf-gen"):
         names("native-video")
+
+
+def test_the_public_vision_tower_has_every_tensor_of_ours(shared_dir):
+    path = shared_dir / "layout" / "evaclip-e-plus.tsv"
+    with path.open(encoding="utf-8") as file:
+        public = {row["name"]: row["shape"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
+    ours = {name: format_shape(shape) for name, shape in names("native-base") if name.startswith("visual.")}
+    assert {name for name, shape in ours.items() if public.get(name) != shape} == {"visual.pos_embed"}
+    unused = {name for name in public if name not in ours and not name.startswith(("text.", "logit_scale"))}
+    assert unused == {"visual.norm.weight", "visual.norm.bias", "visual.head.weight", "visual.head.bias"}
+
+
+def test_141_tensors_of_sdxl_change_shape():
+    ours = {name: tuple(tensor.shape) for name, tensor in empty_unet().state_dict().items()}
+    sdxl = empty_unet(
+        {**unet_config("sdxl"), "cross_attention_dim": 2048, "projection_class_embeddings_input_dim": 2816}
+    )
+    changed = [name for name, tensor in sdxl.state_dict().items() if tuple(tensor.shape) != ours[name]]
+    assert len(changed) == 141
+    assert [name for name in changed if ".attn2.to_" not in name] == ["add_embedding.linear_1.weight"]
+    assert sum(tensor.numel() for tensor in sdxl.state_dict().values()) == 2_567_463_684

@@ -4,8 +4,6 @@ import json
 
 import pytest
 import torch
-from emu2 import Emu2ForConditionalGeneration, Emu2ImagePipeline
-from emu2.convert import load_native, load_published, save_native, save_published, to_ours
 from helpers_convert import (
     SAFETY_CHECKER,
     UNET,
@@ -22,12 +20,16 @@ from helpers_convert import (
 )
 from safetensors.torch import load_file, save_file
 
+from emu2 import Emu2ForConditionalGeneration, Emu2ImagePipeline
+from emu2.convert import load_native, load_published, save_native, save_published, to_ours
+
 
 @pytest.fixture
 def tiny_pipeline(tiny_model):
     from diffusers import EulerDiscreteScheduler
-    from emu2.decoder.presets import scheduler_config
     from transformers import CLIPImageProcessor
+
+    from emu2.decoder.presets import scheduler_config
 
     unet, vae, checker = decoder_parts()
     return Emu2ImagePipeline(
@@ -156,9 +158,7 @@ def test_a_key_bias_is_dropped_and_changes_nothing(tiny_model, tmp_path):
     for name in fused:
         third = state[name].shape[0] // 3
         state[name][third : 2 * third] = 5.0
-    write_shards(
-        state, tmp_path, "pytorch_model-{number:05d}-of-{count:05d}.bin", ["pytorch_model.bin.index.json"]
-    )
+    write_shards(state, tmp_path, "pytorch_model-{number:05d}-of-{count:05d}.bin", ["pytorch_model.bin.index.json"])
     (tmp_path / "config.json").write_text(json.dumps(hf_config(tiny_model.config)))
     assert fused
     assert_same(Emu2ForConditionalGeneration.from_pretrained(tmp_path), tiny_model)

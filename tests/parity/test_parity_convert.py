@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from emu2 import Emu2Config
 from emu2.convert import load_native, save_native
-from safetensors.torch import load_file, save_file
 
 _VOCABULARIES = ("decoder.lm.model.embed_tokens.weight", "decoder.lm.lm_head.weight")
 _VARIANTS = {"base224": "base", "base224q16": "base", "chat448": "chat"}

@@ -77,7 +77,15 @@ def rotary_table(text_config: Any) -> Tensor | None:
 
 def _from_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Outgoing:
     target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-    return Outgoing(name, TensorInfo(tuple(tensor.shape), target), lambda: tensor.detach().to("cpu", target))
+    return Outgoing(name, TensorInfo(tuple(tensor.shape), target), lambda: _to_host(name, tensor, target))
+
+
+def _to_host(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.is_meta:
+        raise ValueError(
+            f"{name} has no values: the model is on the meta device or offloaded to disk. Load it fully first."
+        )
+    return tensor.detach().to("cpu", dtype)
 
 
 def _from_plan(
@@ -92,7 +100,7 @@ def _from_plan(
         target = dtype or query.dtype
 
         def fuse() -> Tensor:
-            return torch.cat([query, torch.zeros_like(query), value]).detach().to("cpu", target)
+            return _to_host(name, torch.cat([query, torch.zeros_like(query), value]), target)
 
         return Outgoing(name, TensorInfo((3 * query.shape[0],), target), fuse)
     return _from_tensor(name, state[entry.sources[0]], dtype)
@@ -131,10 +139,6 @@ def write_file(tensors: Iterable[Outgoing], path: Path) -> None:
     storages: set[int] = set()
     for item in tensors:
         tensor = item.make().contiguous()
-        if tensor.is_meta:
-            raise ValueError(
-                f"{item.name} has no values: the model is on the meta device or offloaded to disk. Load it fully first."
-            )
         if tensor.untyped_storage().data_ptr() in storages or tensor.untyped_storage().nbytes() != item.nbytes:
             tensor = tensor.clone()  # tied weights, and views into something larger, must not share or drag it along
         storages.add(tensor.untyped_storage().data_ptr())

@@ -7,9 +7,13 @@ mapped at a time, so that the host never holds more of a checkpoint than one sha
 
 import json
 import pickle
+import pickletools
 import threading
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -35,6 +39,17 @@ SINGLE_NAMES = (
     "diffusion_pytorch_model.fp16.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
+)
+
+#: How much of a plain pickle is looked through for the names it calls.
+_SCANNED_BYTES = 16 * 2**20
+#: Where the functions live by which torch rebuilds tensors and parameters.
+_TENSOR_GLOBALS = (
+    "torch._utils.",
+    "torch._tensor.",
+    "torch.storage.",
+    "torch.nn.parameter.",
+    "collections.OrderedDict",
 )
 
 _WRAPPERS = ("model", "module", "state_dict")
@@ -114,29 +129,55 @@ class WeightFile:
         with self.path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"  # files of torch.save before 1.6 are no zip and cannot be mapped
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True if is_zip else None)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of unusual pickle protocols; what cannot be read raises
+                content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True if is_zip else None)
         except pickle.UnpicklingError as error:
-            raise _refusal(self.path, error) from error
+            raise _refusal(self.path, is_zip) from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"{self.path} cannot be read as a torch file ({str(error).splitlines()[0]}). It is truncated or not "
+                f"{self.path} cannot be read as a torch file ({error!r:.200}). It is truncated or not "
                 f"such a file; copy it again."
             ) from error
         self._tensors = unwrap_state_dict(content, self.path)
         self.infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in self._tensors.items()}
 
 
-def _refusal(path: Path, error: Exception) -> ValueError:
-    text = str(error)
-    if any(mark in text for mark in ("Unsupported global", "Unsupported class", "allowed global", "instantiate")):
-        found = next((line.strip() for line in text.splitlines() if "nsupported" in line), text.splitlines()[0])
+def _refusal(path: Path, is_zip: bool) -> ValueError:
+    """What to say of a file that torch would not open with weights_only."""
+    found = _foreign_globals(path, is_zip)
+    if found:
         return ValueError(
-            f"{path} is a pickle with code in it and was refused; nothing of it was executed. What was found: "
-            f"{found[:200]} Ask for the weights as .safetensors, or for a file that holds tensors only."
+            f"{path} is a pickle with code in it and was refused; nothing of it was executed. It calls "
+            f"{', '.join(found[:5])}. Ask for the weights as .safetensors, or for a file that holds tensors only."
         )
-    return ValueError(
-        f"{path} is not a torch weight file, or it is truncated ({text.splitlines()[0][:200]}). Copy it again."
-    )
+    return ValueError(f"{path} is not a torch weight file, or it is truncated. Copy it again.")
+
+
+def _foreign_globals(path: Path, is_zip: bool) -> list[str]:
+    """Names a pickle refers to that no tensor needs, read off its instructions without executing any."""
+    names: list[str] = []
+    try:
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+        else:
+            pickles = [path.read_bytes()[:_SCANNED_BYTES]]
+        for content in pickles:
+            stream, strings = BytesIO(content), [""]
+            while stream.tell() < len(content):  # files of torch.save before 1.6 hold several pickles in a row
+                for instruction, argument, _ in pickletools.genops(stream):
+                    if instruction.name == "GLOBAL":
+                        names.append(str(argument).replace(" ", "."))
+                    elif instruction.name == "STACK_GLOBAL":
+                        names.append(".".join(strings[-2:]))
+                    elif isinstance(argument, str):
+                        strings.append(argument)
+    except (ValueError, OSError, zipfile.BadZipFile):
+        pass  # the rest is no pickle; what was found before still tells
+    return [
+        name for name in dict.fromkeys(names) if not name.startswith(_TENSOR_GLOBALS) and not name.endswith("Storage")
+    ]
 
 
 def unwrap_state_dict(content: object, path: Path) -> dict[str, Tensor]:
