@@ -218,7 +218,7 @@ def test_processor_values(two_colours):
 
 
 def test_processor_saves_and_loads(tmp_path):
-    from transformers import AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     Emu2ImageProcessor(56, max_pixels=1000).save_pretrained(tmp_path)
     for load in (Emu2ImageProcessor, AutoImageProcessor):

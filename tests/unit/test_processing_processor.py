@@ -198,7 +198,8 @@ def test_unreadable_file_is_named(processor, tmp_path):
 
 
 def test_save_and_load(processor, tmp_path):
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+    from transformers import AutoProcessor, AutoTokenizer
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "chat_template.jinja").read_text() == processor.chat_template

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+
+# Not from `transformers` itself, which asks for torchvision there in some releases (5.17).
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from emu2.configuration import Emu2Config
 

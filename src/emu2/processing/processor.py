@@ -343,8 +343,8 @@ def _opens_grounded(items: list[Any]) -> bool:
 def _picture(source: Any, index: int) -> Image.Image:
     if isinstance(source, (list, tuple, dict)) or source is None:
         raise ValueError(
-            f"part [{index}] is a {type(source).__name__}: a part is text, a picture (PIL image, Path, bytes, array), a "
-            "Video or a Box."
+            f"part [{index}] is a {type(source).__name__}: a part is text, a picture (PIL image, Path, bytes, array), "
+            "a Video or a Box."
         )
     try:
         return load_image(source)

@@ -198,8 +198,8 @@ def _check_roles(messages: Sequence[Mapping[str, Any]], generate: bool, continue
         wanted = ("user", "assistant")[index % 2]
         if turn.get("role") != wanted:
             raise ValueError(
-                f"messages[{len(messages) - len(turns) + index}] has role {turn.get('role')!r} where {wanted!r} is due: "
-                "an optional 'system' comes first, then 'user' and 'assistant' take turns."
+                f"messages[{len(messages) - len(turns) + index}] has role {turn.get('role')!r} where {wanted!r} is "
+                "due: an optional 'system' comes first, then 'user' and 'assistant' take turns."
             )
     ends_with_answer = turns[-1]["role"] == "assistant"
     if continued and not ends_with_answer:
