@@ -14,8 +14,8 @@ MAX_OBJECTS = 6
 
 #: Free space between the boxes of two objects, and to the edge, as a share of the picture's side.
 _GAP = 0.015
-#: How far objects that stand freely stray from the middle of their grid cell, as a share of the picture's side. It leaves
-#: 0.05 to the cell's border, so that the place of an object is never in doubt.
+#: How far objects that stand freely stray from the middle of their grid cell, as a share of the picture's side. It
+#: leaves 0.05 to the cell's border, so that the place of an object is never in doubt.
 _FREE_STRAY = 0.115
 #: Arrangements tried before all objects are made small and put into the middle of their cells, where they always fit.
 _ATTEMPTS = 30
@@ -29,8 +29,8 @@ class Style:
     """How varied scenes are.
 
     colours: names of background colours. plain: share of plain backgrounds. free: share of scenes whose objects stand
-    anywhere in their grid cells. jitter: how far the others stray from the middle of theirs, as a share of the picture's
-    side. tilted: share of objects that are turned. alone: sizes that a single object may have.
+    anywhere in their grid cells. jitter: how far the others stray from the middle of theirs, as a share of the
+    picture's side. tilted: share of objects that are turned. alone: sizes that a single object may have.
     max_objects, max_kinds: in scenes drawn without further demands.
     places: grid cells that objects stand in. sizes: the only ones there are; empty means by the number of objects.
     """

@@ -75,7 +75,7 @@ def _with(
     """The scene with `emoji` at a new place beside the `others`, which stay; `None` where it does not fit."""
     size = mover.size if mover else "medium" if len(others) < 2 else "small"
     item = arrange(dice, [emoji], studio.style, studio.atlas, sizes=(size,))[0]
-    if mover is not None and item.place == mover.place:
+    if mover is not None and (item.place == mover.place or item.rotation != mover.rotation):
         return None
     if any(other.place == item.place for other in others) or not apart(item, others, studio.atlas):
         return None
@@ -94,4 +94,4 @@ def _leaves(studio: Studio, dice: Dice, scene: Scene) -> tuple[Scene, str] | Non
     leaver = dice.pick(scene.objects)
     rest = tuple(item for item in scene.objects if item is not leaver)
     noun = studio.atlas[leaver.emoji].noun
-    return Scene(rest, scene.background), f"The {noun} {does(noun, 'leave')}."
+    return Scene(rest, scene.background), f"The {noun} {does(noun, 'go')} away."

@@ -1,0 +1,246 @@
+"""Records: pure functions of their number, true to their scenes, and faithful to the splits."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emu2.data.records import Record
+from emu2.world import KINDS, World, WorldConfig, default_atlas
+from emu2.world.episodes import MADE_UP_WORDS, tally
+from emu2.world.splits import is_seen_scene
+
+SIMPLE = WorldConfig(concepts=64, style="simple", seed=7)
+
+
+def _same(one: Record, other: Record) -> bool:
+    if (one.kind, one.key, one.answer_from, one.truth) != (other.kind, other.key, other.answer_from, other.truth):
+        return False
+    return all(
+        a == b if isinstance(a, str) else np.array_equal(np.asarray(a), np.asarray(b))
+        for a, b in zip(one.segments, other.segments, strict=True)
+    )
+
+
+def _scenes(record: Record) -> list[dict]:
+    truth = record.truth
+    return [
+        *truth.get("scenes", ()),
+        *(item["scene"] for item in truth.get("demonstrations", ())),
+        *([truth["scene"]] if "scene" in truth else ()),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_record_is_a_pure_function_of_its_number(kind):
+    one, other = World(SIMPLE), World(SIMPLE)
+    for number in (5, 0, 3):
+        assert _same(one[kind, number], other.record(kind, number))
+    assert not _same(one[kind, 0], one[kind, 1])
+    assert not _same(one[kind, 0], World(replace(SIMPLE, seed=8))[kind, 0])
+    assert not _same(one[kind, 0], World(replace(SIMPLE, split="seen"))[kind, 0])
+
+
+def test_records_do_not_depend_on_the_mixture():
+    only = World(replace(SIMPLE, kinds=("pair",)))
+    assert _same(only["pair", 4], World(SIMPLE)["pair", 4])
+
+
+def test_the_stream_mixes_by_weight_and_resumes():
+    world = World(replace(SIMPLE, kinds={"pair": 3.0, "text": 1.0, "naming": 0.0}))
+    records = list(islice(world.stream(), 300))
+    counts = Counter(record.kind for record in records)
+    assert set(counts) == {"pair", "text"}
+    assert 0.67 < counts["pair"] / 300 < 0.83
+    assert all(_same(a, b) for a, b in zip(islice(world.stream(290), 10), records[290:], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_are_well_formed(kind):
+    world = World(WorldConfig(image_size=48, seed=3))
+    for number in range(25):
+        record = world[kind, number]
+        json.dumps(record.truth)
+        assert record.kind == kind
+        pictures = [segment for segment in record.segments if isinstance(segment, Image.Image)]
+        assert all(picture.size == (48, 48) and picture.mode == "RGB" for picture in pictures)
+        assert len(pictures) == len(_scenes(record))
+        for segment in record.segments:
+            if isinstance(segment, str):
+                assert segment == segment.strip()
+                assert segment
+
+
+def test_forms_of_the_plain_kinds():
+    world = World(SIMPLE)
+    pair, draw = world["pair", 0], world["text_to_image", 0]
+    assert [type(part) is str for part in pair.segments] == [False, True]
+    assert pair.answer == (pair.truth["answer"],)
+    assert [type(part) is str for part in draw.segments] == [True, False]
+    assert draw.prompt == (draw.truth["caption"],)
+    assert world["text", 0].answer_from is None
+    assert {world["pair", n].truth["wording"] for n in range(60)} == {"name", "background", "place", "full"}
+    assert {World(replace(SIMPLE, wording="full"))["pair", n].truth["wording"] for n in range(20)} == {"full"}
+
+
+def test_documents_tell_what_changes():
+    world = World(SIMPLE)
+    lengths = set()
+    for number in range(60):
+        record = world["document", number]
+        scenes = record.truth["scenes"]
+        lengths.add(len(scenes))
+        assert [type(part) is str for part in record.segments] == [True, False] * len(scenes)
+        for before, after, told in zip(scenes, scenes[1:], record.truth["sentences"][1:], strict=False):
+            kept = [item for item in before["objects"] if item in after["objects"]]
+            if told.startswith("Now there is"):
+                assert len(kept) == len(before["objects"]) == len(after["objects"])
+                assert after["background"]["text"] in told
+            elif told.endswith(" goes away."):
+                assert len(kept) == len(after["objects"]) == len(before["objects"]) - 1
+            elif " goes " in told:
+                assert len(kept) == len(after["objects"]) - 1 == len(before["objects"]) - 1
+                assert after["objects"][-1]["place"] in told
+            elif " comes " in told:
+                assert len(kept) == len(before["objects"]) == len(after["objects"]) - 1
+                assert after["objects"][-1]["name"] in told
+    assert lengths == set(range(2, 9))
+
+
+def test_counting_answers_are_true():
+    world = World(replace(SIMPLE, style="full"))
+    for number in range(40):
+        record = world["counting", number]
+        truth = record.truth
+        assert record.segments[-1] == truth["answer"] == tally(truth["scene"]["counts"])
+        assert truth["answer"] in truth["choices"]
+        assert truth["chance"] == pytest.approx(1 / len(truth["choices"]))
+        for item in truth["demonstrations"]:
+            assert item["answer"] == tally(item["scene"]["counts"])
+    assert tally({"dog": 1, "cat": 2, "owl": 0}) == "[cat: 2, dog: 1]."
+
+
+def test_naming_words_are_bound_in_the_episode():
+    world = World(SIMPLE)
+    first = Counter()
+    for number in range(120):
+        record = world["naming", number]
+        truth = record.truth
+        assert record.segments[0] == " or ".join(record.segments[0].removesuffix("?").split(" or ")) + "?"
+        assert set(re.findall(r"\w+", record.segments[0])) - {"or"} == set(truth["binding"])
+        for item in [*truth["demonstrations"], truth]:
+            word = item["answer"].removesuffix(".")
+            assert item["scene"]["counts"] == {truth["binding"][word]: 1}
+        shown = [item["answer"] for item in truth["demonstrations"]]
+        if len(shown) >= truth["ways"]:
+            counts = Counter(shown)
+            assert len(counts) == truth["ways"]
+            assert max(counts.values()) - min(counts.values()) <= 1
+        assert truth["chance"] == 1 / truth["ways"]
+        first[(truth["ways"], truth["choices"].index(truth["answer"]))] += 1
+    # without demonstrations nothing says which word it is: every position is right about equally often
+    assert all(0.3 < first[2, choice] / sum(first[2, c] for c in range(2)) < 0.7 for choice in range(2))
+    everyday = {entry.noun for entry in default_atlas().everyday()}
+    assert len(MADE_UP_WORDS) > 4000
+    assert not everyday & set(MADE_UP_WORDS)
+
+
+@pytest.mark.parametrize("kind", ["naming", "counting"])
+def test_more_shots_only_add_demonstrations(kind):
+    few, many = (World(replace(SIMPLE, shots=(shots,)))[kind, 3] for shots in (2, 8))
+    assert few.truth["scene"] == many.truth["scene"]
+    assert few.truth["demonstrations"] == many.truth["demonstrations"][:2]
+    assert many.truth["shots"] == 8
+    assert {World(SIMPLE)[kind, n].truth["shots"] for n in range(60)} == {0, 1, 2, 4, 8, 16}
+
+
+@pytest.mark.parametrize("config", [WorldConfig(), replace(SIMPLE, concepts=98), WorldConfig(variants=True)])
+def test_no_held_concept_in_any_training_record(config):
+    atlas = default_atlas()
+    world = World(replace(config, image_size=16))
+    assert all(entry.split == "train" for entry in world.studio.pool)
+    for record in islice(world.stream(), 400):
+        for scene in _scenes(record):
+            assert all(atlas[item["emoji"]].split == "train" for item in scene["objects"])
+
+
+def test_no_held_name_in_any_training_text():
+    held = {
+        name for entry in default_atlas().everyday() if entry.split != "train" for name in (entry.noun, entry.plural)
+    }
+    world = World(replace(SIMPLE, concepts=98, image_size=16))
+    for kind in KINDS:
+        for number in range(150):
+            for segment in world[kind, number].segments:
+                if isinstance(segment, str):
+                    assert not held & set(re.findall(r"\w+", segment.lower()))
+
+
+@pytest.mark.parametrize("split", ["train", "seen"])
+def test_training_never_shows_a_scene_of_the_seen_split(split):
+    from emu2.world import Scene
+
+    world = World(replace(SIMPLE, split=split, image_size=16))
+    for record in islice(world.stream(), 150):
+        for facts in _scenes(record):
+            assert is_seen_scene(Scene.from_dict(facts).signature) == (split == "seen")
+
+
+@pytest.mark.parametrize("split", ["val", "held"])
+def test_held_back_splits_show_only_their_concepts(split):
+    atlas = default_atlas()
+    for config in (replace(SIMPLE, split=split), WorldConfig(split=split, image_size=16)):
+        for record in islice(World(config).stream(), 60):
+            for scene in _scenes(record):
+                assert all(atlas[item["emoji"]].split == split for item in scene["objects"])
+
+
+def test_variants_come_up_when_asked_for():
+    world = World(WorldConfig(variants=True, concepts=["astronaut"], kinds=("pair",), image_size=32))
+    assert len({item["emoji"] for n in range(30) for item in world["pair", n].truth["scene"]["objects"]}) > 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 8}, "image_size must be from 16 to 1024 pixels; got 8"),
+        ({"kinds": ("pairs",)}, "there is no kind 'pairs'; choose from pair, document"),
+        ({"kinds": {"pair": -1.0}}, "kinds must be weights"),
+        ({"kinds": {}}, "kinds must be weights"),
+        ({"split": "test"}, "split must be one of train, seen, val, held; got 'test'"),
+        ({"style": "fancy"}, "style must be one of"),
+        ({"wording": "long"}, "wording must be None or one of"),
+        ({"shots": (100,)}, "shots must be numbers from 0 to 64"),
+        ({"ways": (1,)}, "ways must be numbers from 2 to 8"),
+        ({"max_pages": 1}, "max_pages must be from 2 to 8"),
+        ({"concepts": 3}, "need 4 different concepts"),
+    ],
+)
+def test_a_wrong_configuration_is_told(fields, message):
+    with pytest.raises(ValueError, match=message):
+        World(WorldConfig(**fields))
+
+
+def test_wrong_requests_are_told():
+    world = World(SIMPLE)
+    with pytest.raises(ValueError, match="no kind 'pairs'"):
+        world.record("pairs", 0)
+    with pytest.raises(ValueError, match="numbered from 0; got -1"):
+        world["pair", -1]
+    with pytest.raises(ValueError, match="numbered from 0; got -1"):
+        world[-1]
+
+
+def test_a_wrong_record_is_told():
+    with pytest.raises(ValueError, match="at least one segment"):
+        Record("pair", (), "key")
+    with pytest.raises(ValueError, match="answer_from must lie between 0 and 1"):
+        Record("pair", ("a", "b"), "key", answer_from=2)
+    record = Record("pair", ("a", "b"), "key", answer_from=1)
+    assert (record.prompt, record.answer) == (("a",), ("b",))
+    assert Record("text", ("a",), "key").answer == ("a",)
