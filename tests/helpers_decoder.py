@@ -113,14 +113,23 @@ def tiny_encoder() -> tuple[Emu2ForConditionalGeneration, Emu2Processor]:
 
 def tiny_vae() -> AutoencoderKL:
     torch.manual_seed(1)
-    small = {"block_out_channels": [8, 8, 16], "norm_num_groups": 4, "sample_size": 16}
-    return AutoencoderKL.from_config({**vae_config("debug"), **small}).eval()
+    small = {
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "block_out_channels": [8, 8, 16],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 16,
+    }
+    return AutoencoderKL.from_config({**vae_config("sdxl"), **small}).eval()
 
 
 def tiny_unet(embedding_dim: int = 32) -> UNet2DConditionModel:
     torch.manual_seed(2)
     small = {
         "sample_size": 4,
+        "in_channels": 4,
+        "out_channels": 4,
         "block_out_channels": [16, 32],
         "norm_num_groups": 8,
         "cross_attention_dim": embedding_dim,
@@ -132,7 +141,8 @@ def tiny_unet(embedding_dim: int = 32) -> UNet2DConditionModel:
 
 def tiny_video_unet(embedding_dim: int = 32) -> UNet3DConditionModel:
     torch.manual_seed(3)
-    small = {"sample_size": 4, "block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 8}
+    small = {"sample_size": 4, "in_channels": 4, "out_channels": 4, "block_out_channels": [16, 32]}
+    small.update({"norm_num_groups": 8, "attention_head_dim": 8})
     return UNet3DConditionModel.from_config(
         {**video_unet_config("debug"), **small, "cross_attention_dim": embedding_dim}
     ).eval()

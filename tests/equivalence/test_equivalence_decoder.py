@@ -12,6 +12,7 @@ def sd21_unet(**changes) -> UNet2DConditionModel:
     """A tiny U-Net of the form of Stable Diffusion 2.1, eval, seeded."""
     torch.manual_seed(0)
     config = {**unet_config("debug_sd21"), "block_out_channels": [16, 32], "attention_head_dim": [2, 4]}
+    config.update({"in_channels": 4, "out_channels": 4})
     config.update({"norm_num_groups": 8, "cross_attention_dim": 24, "sample_size": 8, **changes})
     return UNet2DConditionModel.from_config(config).eval()
 
@@ -37,9 +38,9 @@ def test_with_wider_embeddings_only_the_cross_attention_inputs_are_new_and_frame
     assert len(report.copied) + len(report.fresh) == len(unet2d.state_dict())
 
     widened = sd21_unet(cross_attention_dim=40)
-    widened.load_state_dict({name: unet3d.state_dict()[name] for name in widened.state_dict()})
-    for name in report.copied:
-        assert torch.equal(unet2d.state_dict()[name], unet3d.state_dict()[name])
+    before, after = unet2d.state_dict(), unet3d.state_dict()
+    widened.load_state_dict({name: after[name] for name in before})
+    assert all(torch.equal(before[name], after[name]) for name in report.copied)
     noise, embeds = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 5, 40)
     with torch.no_grad():
         clip = unet3d.eval()(noise, 10, embeds).sample

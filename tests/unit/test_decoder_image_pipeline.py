@@ -368,9 +368,9 @@ def test_sequential_offload_changes_nothing(pipe):
 
 
 def test_half_precision_vae_is_upcast_where_it_says_so_and_put_back(pipe):
+    assert pipe.vae.config.force_upcast
     latents = latents_of(pipe, "a cat")
     expected = pipe.decode_latents(latents)
-    pipe.vae.register_to_config(force_upcast=True)
     pipe.vae.half()
     rounded = pipe.decode_latents(latents)
     assert rounded.dtype == torch.float32

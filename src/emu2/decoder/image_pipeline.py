@@ -8,7 +8,7 @@ Source: section 2.2.3 of the paper; published file Emu2/emu/diffusion.py.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
-from emu2.decoder.base import Emu2DecoderPipeline, Generators, execution_device, repeat_rows
+from emu2.decoder.base import Emu2DecoderPipeline, Generators
 from emu2.decoder.conditioning import Pairs, added_conditions, pair_rows
+from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
 from emu2.decoder.published import load_published_parts, published_folder
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
@@ -98,7 +99,7 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "Emu2ImagePipeline":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
         """Load a folder written by `save_pretrained`, or the published Emu2-Gen folder.
 
         Arguments as in `Emu2DecoderPipeline.from_pretrained`. Of a published folder `variant` is found by itself, and
@@ -117,7 +118,7 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
 
     @property
     def _default_original_size(self) -> tuple[int, int]:
-        side = self.config.default_original_size
+        side = self.config["default_original_size"]
         if side is None:
             side = PUBLISHED_ORIGINAL_SIZE if self.vae_scale_factor == 8 else self.native_size
         return side, side
@@ -187,10 +188,10 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
         self._guidance_scale = guidance_scale
 
         # 1. embeddings
-        conditional, unconditional = self._embeds(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        num_prompts = conditional.shape[0]
-        conditional = repeat_rows(conditional, num_images_per_prompt)
-        unconditional = repeat_rows(unconditional, num_images_per_prompt)
+        conditional, unconditional = self._embeds(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_images_per_prompt
+        )
+        num_prompts = conditional.shape[0] // num_images_per_prompt
 
         # 2. timesteps and noise
         self.scheduler.set_timesteps(num_inference_steps, device=execution_device(self.unet))

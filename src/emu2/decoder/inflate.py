@@ -6,11 +6,13 @@ of ModelScope's video model, which the paper cites).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel, UNet3DConditionModel
 from diffusers.models.resnet import TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from torch import nn
 
 from emu2.decoder.presets import SHARED_WITH_3D
@@ -76,7 +78,7 @@ def inflate_unet_with_report(
             f"for example {odd[0]}."
         )
     copied = tuple(name for name in spatial if source[name].shape == target[name].shape)
-    fresh = tuple(name for name in spatial if name not in set(copied))
+    fresh = tuple(name for name in spatial if source[name].shape != target[name].shape)
     unexpected = [name for name in fresh if not name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
     if unexpected:
         name = unexpected[0]
@@ -98,6 +100,7 @@ def is_temporal(name: str) -> bool:
 def silence_temporal_parts(unet3d: UNet3DConditionModel) -> None:
     """Zero the last layer of every temporal part. Each adds its output to its input, so it then changes nothing."""
     for module in unet3d.modules():
+        last: Any
         if isinstance(module, TransformerTemporalModel):
             last = module.proj_out
         elif isinstance(module, TemporalConvLayer):
@@ -108,8 +111,8 @@ def silence_temporal_parts(unet3d: UNet3DConditionModel) -> None:
         nn.init.zeros_(last.bias)
 
 
-def _config_3d(unet2d: UNet2DConditionModel, cross_attention_dim: int | None) -> dict:
-    config = unet2d.config
+def _config_3d(unet2d: UNet2DConditionModel, cross_attention_dim: int | None) -> dict[str, Any]:
+    config: Any = unet2d.config
     refusals = {
         "added conditions (addition_embed_type)": config.addition_embed_type is not None,
         "class embeddings (class_embed_type, num_class_embeds)": config.class_embed_type is not None
@@ -138,11 +141,11 @@ def _config_3d(unet2d: UNet2DConditionModel, cross_attention_dim: int | None) ->
     }
 
 
-def _per_block(config, value) -> list:
+def _per_block(config: Any, value: Any) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [value] * len(config.block_out_channels)
 
 
-def _head_sizes(config) -> set[int]:
+def _head_sizes(config: Any) -> set[int]:
     # What a 2-D configuration calls attention_head_dim is the number of heads; in 3-D it is their size.
     heads = _per_block(config, config.num_attention_heads or config.attention_head_dim)
     return {channels // number for channels, number in zip(config.block_out_channels, heads, strict=True)}

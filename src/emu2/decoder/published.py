@@ -5,6 +5,7 @@ class whose ids changed in transformers 5, so the stock loader cannot open it. N
 """
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ PUBLISHED_PIPELINE = "EmuVisualGenerationPipeline"
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-def published_folder(name_or_path: str | Path, **kwargs: Any) -> Path | None:
+def published_folder(name_or_path: str | PathLike, **kwargs: Any) -> Path | None:
     """The local folder of a published Emu2-Gen pipeline, fetched from the hub where it is a name; None for others."""
     folder = Path(name_or_path)
     if folder.is_dir():

@@ -19,7 +19,8 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
 
-from emu2.decoder.base import Emu2DecoderPipeline, Generators, execution_device, is_whole, repeat_rows
+from emu2.decoder.base import Emu2DecoderPipeline, Generators, is_whole
+from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.processing.processor import Emu2Processor
@@ -119,9 +120,9 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
         self._guidance_scale = guidance_scale
 
         # 1. embeddings
-        conditional, unconditional = self._embeds(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        conditional = repeat_rows(conditional, num_videos_per_prompt)
-        unconditional = repeat_rows(unconditional, num_videos_per_prompt)
+        conditional, unconditional = self._embeds(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_videos_per_prompt
+        )
 
         # 2. timesteps and noise
         self.scheduler.set_timesteps(num_inference_steps, device=execution_device(self.unet))
