@@ -216,3 +216,25 @@ def test_published_folder_makes_a_processor(shared_dir, tmp_path):
     processor = Emu2Processor.from_pretrained(tmp_path)
     assert (processor.num_query, processor.num_video_query, len(processor.tokenizer)) == (256, 64, 32274)
     assert processor.image_processor.image_size == 448
+
+
+def test_published_pipeline_folder_makes_a_processor(shared_dir, tmp_path):
+    """Emu2-Gen: tokenizer/ (tokenizer.json with the added tokens in it) and multimodal_encoder/config.json."""
+    content = json.loads((shared_dir / "tokenizer" / "tokenizer.json").read_text())
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    for index, token in enumerate(tokens.special_tokens()):
+        content["added_tokens"].append({"id": 32000 + index, "content": token, **plain})
+    for folder, name, data in (
+        ("tokenizer", "tokenizer.json", content),
+        ("tokenizer", "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}),
+        ("multimodal_encoder", "config.json", {"n_query": 64, "vision_config": {"image_size": 448, "v_query": 64}}),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(json.dumps(data))
+    processor = Emu2Processor.from_pretrained(tmp_path)
+    assert len(processor.tokenizer) == 32272
+    assert processor.tokenizer("a [IMG] cat")["input_ids"] == [1, 263, 32001, 6635]
+    content["added_tokens"][-1]["id"] += 1
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="gives <patch_index_0256> the id 32272; Emu2's has 32271 for it"):
+        load_tokenizer(tmp_path / "tokenizer")

@@ -1,9 +1,11 @@
 """Pictures as people have them, and the errors for those nobody can read."""
 
 import base64
+import hashlib
 import io
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, ImageSequence
@@ -215,6 +217,15 @@ def test_processor_values(two_colours):
     ):
         assert pixels[1, channel].flatten().tolist() == pytest.approx([(value - mean) / std] * 4, abs=1e-6)
     assert isinstance(processor(two_colours, return_tensors="np")["pixel_values"], np.ndarray)
+
+
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) >= 13, reason="Pillow 13 resizes differently")
+def test_golden_bytes():
+    """A picture that shrinks in one direction and grows in the other, as Pillow 10 to 12 resize it."""
+    y, x = np.mgrid[0:40, 0:300]
+    picture = np.stack([x * 7 % 256, y * 31 % 256, (x * y) % 256], axis=-1).astype(np.uint8)
+    resized = np.asarray(Emu2ImageProcessor(64).resize(picture))
+    assert hashlib.sha256(resized.tobytes()).hexdigest()[:16] == "1a5c1359254caf67"
 
 
 def test_processor_saves_and_loads(tmp_path):

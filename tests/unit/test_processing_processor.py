@@ -189,6 +189,14 @@ def test_bad_prompts(processor, prompt, options, message):
         processor(prompt, **options)
 
 
+def test_pictures_over_the_processors_limit(processor):
+    small = Emu2Processor(Emu2ImageProcessor(14, max_pixels=20), processor.tokenizer)
+    with pytest.raises(
+        ValueError, match=r"part \[1\]: The given picture is too large: 6x4 is 24 pixels, the limit is 20"
+    ):
+        small(["a", PICTURE])
+
+
 def test_unreadable_file_is_named(processor, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a photograph")
     with pytest.raises(ValueError, match=r"prompts\[2\]: part \[1\]: Picture .*broken.jpg is not a picture"):
@@ -242,6 +250,29 @@ def test_bad_folders(processor, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"a processor without its tokeniser: tokenizer.json is missing"):
         Emu2Processor.from_pretrained(tmp_path)
+
+
+def test_transformers_pipeline(processor):
+    """`pipeline("image-text-to-text")` takes the model and the processor as they are."""
+    from transformers import pipeline
+
+    from emu2 import Emu2ForConditionalGeneration
+
+    tokenizer = processor.tokenizer
+    config = presets.debug(vocab_size=len(tokenizer), first_special_id=tokenizer.convert_tokens_to_ids(tokens.PAD))
+    torch.manual_seed(0)
+    model = Emu2ForConditionalGeneration(config).eval()
+    own = Emu2Processor(Emu2ImageProcessor(config.vision_config.image_size), tokenizer, 16, 16)
+    messages = [{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "what?"}]}]
+    result = pipeline("image-text-to-text", model=model, processor=own)(
+        text=messages, max_new_tokens=3, do_sample=False
+    )
+    inputs = own.apply_chat_template(messages)
+    ids = model.generate(**inputs, max_new_tokens=3, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert result[0]["generated_text"][-1] == {
+        "role": "assistant",
+        "content": own.decode(ids, skip_special_tokens=True),
+    }
 
 
 def test_bad_slot_counts(processor):

@@ -1,5 +1,6 @@
 """Videos from files and from frames."""
 
+import struct
 import wave
 from fractions import Fraction
 
@@ -69,6 +70,26 @@ def test_from_file(clip, num_frames):
 def test_from_a_short_file(tmp_path):
     path = write_video(tmp_path / "short.mp4", [0, 100, 200])
     assert [round(brightness(frame), -2) for frame in Video.from_file(path, 6)] == [0, 0, 100, 100, 200, 200]
+
+
+def test_a_video_that_lies_on_its_side_is_turned(tmp_path):
+    """A phone held upright writes lying pictures and a matrix in the track header: a quarter turn clockwise."""
+    path = tmp_path / "phone.mp4"
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, :32] = 255  # bright on the left, so at the top once turned
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40  # ISO 14496-12: the matrix follows 40 bytes of other fields
+    data[start : start + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    frame = np.asarray(Video.from_file(path, 1)[0])
+    assert frame.shape == (64, 32, 3)
+    assert frame[:24].mean() > 240
+    assert frame[40:].mean() < 15
 
 
 def test_from_frames(tmp_path):

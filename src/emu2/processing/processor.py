@@ -155,7 +155,7 @@ class Emu2Processor(ProcessorMixin):
                     piece = [self._id(tokens.VIDEO), *self._slots(tokens.FRAME_SLOT, self.num_video_query) * len(part)]
                     frames.extend(part)
                 else:
-                    (frames if in_video else images).append(_picture(part, index))
+                    (frames if in_video else images).append(_picture(part, index, self.image_processor.max_pixels))
                     slot = (
                         (tokens.FRAME_SLOT, self.num_video_query) if in_video else (tokens.IMAGE_SLOT, self.num_query)
                     )
@@ -340,14 +340,14 @@ def _opens_grounded(items: list[Any]) -> bool:
     return isinstance(items[0], str) and items[0].lstrip().startswith(tokens.GROUNDING)
 
 
-def _picture(source: Any, index: int) -> Image.Image:
+def _picture(source: Any, index: int, max_pixels: int) -> Image.Image:
     if isinstance(source, (list, tuple, dict)) or source is None:
         raise ValueError(
             f"part [{index}] is a {type(source).__name__}: a part is text, a picture (PIL image, Path, bytes, array), "
             "a Video or a Box."
         )
     try:
-        return load_image(source)
+        return load_image(source, max_pixels=max_pixels)
     except ValueError as error:
         raise ValueError(f"part [{index}]: {error}") from error
 
