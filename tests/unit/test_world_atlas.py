@@ -87,6 +87,7 @@ def test_everyday_names_are_in_the_table_and_unlike_all_others():
         ("face with tears of joy", "face with tears of joy", "faces with tears of joy"),
         ("keycap: 3", "keycap 3", "keycap 3s"),
         ("person running", "person running", "people running"),
+        ("woman running: dark skin tone", "woman running with dark skin tone", "women running with dark skin tone"),
         ("chopsticks", "chopsticks", "chopsticks"),
         ("dog", "standing dog", "standing dogs"),
     ],

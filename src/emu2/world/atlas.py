@@ -58,6 +58,11 @@ class Sprite:
     box: tuple[int, int, int, int]
 
 
+def _turned(drawing: Image.Image, rotation: int) -> Image.Image:
+    # bilinear is enough, and five times faster than bicubic: the drawing is resized with a better filter afterwards
+    return drawing.rotate(rotation, Image.Resampling.BILINEAR, expand=True) if rotation % 360 else drawing
+
+
 def noun_of(name: str) -> str:
     """How a caption calls an emoji: "flag: Peru" -> "flag of Peru", "man: red hair" -> "man with red hair"."""
     head, colon, rest = name.partition(": ")
@@ -77,8 +82,11 @@ def plural_of(noun: str) -> str:
         head, found, rest = noun.partition(link)
         if found:
             return plural_of(head) + link + rest
-    if noun.startswith("person "):
-        return "people " + noun.removeprefix("person ")
+    first, _, rest = noun.partition(" ")
+    if rest.split(" ")[0].endswith("ing"):  # "man running": who it is changes, what they do does not
+        people = {"person": "people", "man": "men", "woman": "women"}.get(first)
+        if people:
+            return f"{people} {rest}"
     if noun.endswith("person"):
         return noun[:-6] + "people"
     if noun.endswith("man"):
@@ -172,22 +180,17 @@ class Atlas:
 
     def _measure(self, index: int, rotation: int = 0) -> tuple[float, float, float, float]:
         """What is visible of a drawing around the centre of its square, in units of the square's side."""
-        drawing = self._turned(index, rotation)
-        left, top, right, bottom = drawing.getchannel(3).point(_VISIBLE).getbbox() or (0, 0, *drawing.size)
-        x, y = drawing.width / 2, drawing.height / 2
+        alpha = _turned(self.drawing(index).getchannel("A"), rotation)
+        left, top, right, bottom = alpha.point(_VISIBLE).getbbox() or (0, 0, *alpha.size)
+        x, y = alpha.width / 2, alpha.height / 2
         return (left - x) / self.cell, (top - y) / self.cell, (right - x) / self.cell, (bottom - y) / self.cell
-
-    def _turned(self, index: int, rotation: int) -> Image.Image:
-        """A drawing turned counter-clockwise, premultiplied, so that resampling keeps the colour of its edges."""
-        drawing = self.drawing(index).convert("RGBa")
-        return drawing.rotate(rotation, Image.Resampling.BICUBIC, expand=True) if rotation % 360 else drawing
 
     def _make_sprite(self, index: int, side: int, rotation: int = 0) -> Sprite:
         """A drawing resized to a square of `side` pixels, turned by `rotation` degrees counter-clockwise.
 
         Turned drawings keep their scale and may reach over the square; `box` then does too.
         """
-        drawing = self._turned(index, rotation)
+        drawing = _turned(self.drawing(index).convert("RGBa"), rotation)  # premultiplied: edges keep their colour
         scale = side / self.cell
         width, height = (max(1, round(length * scale)) for length in drawing.size)
         drawing = drawing.resize((width, height), Image.Resampling.LANCZOS).convert("RGBA")
