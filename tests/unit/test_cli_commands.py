@@ -76,6 +76,7 @@ class Recorder:
 def recorder(monkeypatch):
     recorder = Recorder()
     for command in ("complete", "draw"):
+        monkeypatch.setattr(f"emu2.cli.{command}.check_model", lambda _: None)
         monkeypatch.setattr(f"emu2.cli.{command}.load_model", lambda *_: recorder)
     return recorder
 
@@ -291,31 +292,31 @@ def test_film_writes_a_clip(clips, here, out):
     [
         (["complete", "x", "-m", "nowhere"], ["no model 'nowhere'", "no such file or folder"]),
         (["complete", "x"], ["'nano' does not ship", "make demo"]),
-        (["complete", "x", "--dtype", "int7"], ["'--dtype'", "nknown dtype 'int7'"]),
-        (["complete", "x", "--device", "gpu"], ["'--device'", "nknown device 'gpu'"]),
-        (["complete", "-i", "nope.png"], ["'--image'", "nope.png"]),
-        (["complete", "--video", "nope.mp4"], ["'--video'", "nope.mp4"]),
-        (["complete"], ["prompt is empty"]),
-        (["complete", " "], ["prompt is empty"]),
-        (["draw", ""], ["prompt is empty"]),
-        (["complete", "x", "--num-beams", "0"], ["'--num-beams'"]),
-        (["complete", "x", "--temperature", "-1"], ["'--temperature'"]),
-        (["complete", "x", "--published", "--temperature", "1"], ["exclude each other"]),
-        (["complete", "x", "--stream", "--json"], ["exclude each other"]),
-        (["chat", "--json"], ["--json answers one question"]),
-        (["draw", "x", "--steps", "0"], ["'--steps'"]),
-        (["draw", "x", "--guidance", "-1"], ["'--guidance'"]),
-        (["draw", "x", "--height", "63"], ["'--height'", "multiple of 8; got 63", "64 is the nearest"]),
-        (["draw", "x", "--width", "0"], ["'--width'", "multiple of 8; got 0"]),
-        (["draw", "x", "--count", "0"], ["'--count'"]),
-        (["draw", "--box", "1,2,3", "x"], ["'--box'", "'1,2,3' is no box", "x1,y1,x2,y2"]),
-        (["draw", "--box", "1,2,3,449", "x"], ["'--box'", "outside its picture of 448x448"]),
-        (["draw", "x", "--out", "x.txt"], ["'--out'", "must end in one of .png"]),
-        (["draw", "x", "--out", "no/x.png"], ["'--out'", "no folder no"]),
-        (["film", "x", "--out", "x.png"], ["'--out'", "must end in one of .mp4, .gif"]),
+        (["complete", "x", "--dtype", "int7", "-m", "."], ["'--dtype'", "nknown dtype 'int7'"]),
+        (["complete", "x", "--device", "gpu", "-m", "."], ["'--device'", "nknown device 'gpu'"]),
+        (["complete", "-i", "nope.png", "-m", "."], ["'--image'", "nope.png"]),
+        (["complete", "--video", "nope.mp4", "-m", "."], ["'--video'", "nope.mp4"]),
+        (["complete", "-m", "."], ["prompt is empty"]),
+        (["complete", " ", "-m", "."], ["prompt is empty"]),
+        (["draw", "", "-m", "."], ["prompt is empty"]),
+        (["complete", "x", "--num-beams", "0", "-m", "."], ["'--num-beams'"]),
+        (["complete", "x", "--temperature", "-1", "-m", "."], ["'--temperature'"]),
+        (["complete", "x", "--published", "--temperature", "1", "-m", "."], ["exclude each other"]),
+        (["complete", "x", "--stream", "--json", "-m", "."], ["exclude each other"]),
+        (["chat", "--json", "-m", "."], ["--json answers one question"]),
+        (["draw", "x", "--steps", "0", "-m", "."], ["'--steps'"]),
+        (["draw", "x", "--guidance", "-1", "-m", "."], ["'--guidance'"]),
+        (["draw", "x", "--height", "63", "-m", "."], ["'--height'", "multiple of 8; got 63", "64 is the nearest"]),
+        (["draw", "x", "--width", "0", "-m", "."], ["'--width'", "multiple of 8; got 0"]),
+        (["draw", "x", "--count", "0", "-m", "."], ["'--count'"]),
+        (["draw", "--box", "1,2,3", "x", "-m", "."], ["'--box'", "'1,2,3' is no box", "x1,y1,x2,y2"]),
+        (["draw", "--box", "1,2,3,449", "x", "-m", "."], ["'--box'", "outside its picture of 448x448"]),
+        (["draw", "x", "--out", "x.txt", "-m", "."], ["'--out'", "must end in one of .png"]),
+        (["draw", "x", "--out", "no/x.png", "-m", "."], ["'--out'", "no folder no"]),
+        (["film", "x", "--out", "x.png", "-m", "."], ["'--out'", "must end in one of .mp4, .gif"]),
         (["drew", "x"], ["No such command 'drew'", "emu2 --help"]),
-        (["draw", "x", "--stepz", "3"], ["--stepz", "emu2 draw --help"]),
-        (["draw", "x", "y"], ["unexpected extra argument"]),
+        (["draw", "x", "--stepz", "3", "-m", "."], ["--stepz", "emu2 draw --help"]),
+        (["draw", "x", "y", "-m", "."], ["unexpected extra argument"]),
     ],
 )
 def test_what_is_wrong_is_one_line(here, arguments, words_seen):
@@ -325,10 +326,10 @@ def test_what_is_wrong_is_one_line(here, arguments, words_seen):
 
 def test_a_picture_that_is_none_is_named(here):
     (here / "bad.png").write_bytes(b"no picture")
-    assert "bad.png" in refused("complete", "-i", "bad.png")
+    assert "bad.png" in refused("complete", "-i", "bad.png", "-m", ".")
     whole = (here / "red.png").read_bytes()
     (here / "cut.png").write_bytes(whole[: len(whole) // 2])
-    assert "cut.png" in refused("complete", "-i", "cut.png")
+    assert "cut.png" in refused("complete", "-i", "cut.png", "-m", ".")
 
 
 def test_a_folder_that_is_no_model_is_named(here):

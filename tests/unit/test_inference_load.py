@@ -10,6 +10,7 @@ from helpers_inference import save_language_model, save_pipeline
 import emu2
 from emu2 import presets
 from emu2.inference import load as loading
+from emu2.inference.names import SIZE_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,10 @@ def test_names_that_are_no_model(name, words):
     with pytest.raises(ValueError, match=words[0]) as caught:
         emu2.load(name)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_the_size_names_are_those_of_the_presets():
+    assert presets.names() == SIZE_NAMES
 
 
 def test_a_mistyped_folder_is_guessed(language_model):

@@ -18,6 +18,7 @@ from emu2.cli.common import (
     SeedOption,
     TextOption,
     VideoOption,
+    check_model,
     console,
     describe_error,
     load_model,
@@ -85,6 +86,7 @@ def command(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
+    check_model(model)
     parts = prompt_parts(ctx, num_frames=frames, required=False)
     talking = interactive or not parts
     if talking and as_json:

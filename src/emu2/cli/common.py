@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count as count_from
@@ -181,23 +182,39 @@ def prompt_parts(ctx: typer.Context, *, num_frames: int = 8, required: bool = Tr
         ValueError: there is no prompt, or an empty one, where one is `required`.
     """
     from emu2.inference.prompt_parts import check_not_empty
-    from emu2.processing.image import load_image
-    from emu2.processing.video import Video
 
+    given = ctx.meta.get(_PARTS_KEY, [])
+    # What is cheap to know comes first: reading a picture imports half the package.
+    for kind, value in given:
+        if kind in ("image", "video") and not Path(value).is_file():
+            raise typer.BadParameter(f"there is no file {value}.", param_hint=f"'--{kind}'")
+    if required or given:
+        check_not_empty([value for _, value in given])
     parts: list[Any] = []
-    for kind, value in ctx.meta.get(_PARTS_KEY, []):
+    for kind, value in given:
         with bad_usage(f"--{kind}"):
-            if kind == "image":
-                parts.append(load_image(Path(value)))
-            elif kind == "video":
-                parts.append(Video.from_file(Path(value), num_frames=num_frames))
-            elif kind == "box":
-                parts.append(parse_box(value))
-            else:
-                parts.append(value)
-    if required or parts:
-        check_not_empty(parts)
+            parts.append(_read_part(kind, value, num_frames))
     return parts
+
+
+def _read_part(kind: str, value: Any, num_frames: int) -> Any:
+    if kind == "image":
+        from emu2.processing.image import load_image
+
+        return load_image(Path(value))
+    if kind == "video":
+        from emu2.processing.video import Video
+
+        return Video.from_file(Path(value), num_frames=num_frames)
+    return parse_box(value) if kind == "box" else value
+
+
+def check_model(model: str) -> None:
+    """Raise ValueError where there is nothing to load, before anything slow is imported."""
+    from emu2.inference.names import explain_missing
+
+    if not Path(model).expanduser().exists():
+        raise ValueError(explain_missing(model))
 
 
 def parse_box(text: str) -> Any:
@@ -230,18 +247,23 @@ def load_model(model: str, device: str | None, dtype: str | None, device_map: st
     if dtype is not None:
         with bad_usage("--dtype"):
             resolve_dtype(dtype)
-    _quiet_libraries()
+    _quiet_libraries(uses_diffusers=(Path(model) / "model_index.json").exists())
     return load(model, device=device, dtype=dtype, device_map=device_map)
 
 
-def _quiet_libraries() -> None:
+def _quiet_libraries(*, uses_diffusers: bool) -> None:
     """Advice of the libraries to programmers has no place between a person and an answer."""
     if os.environ.get(DEBUG_VARIABLE):
         return
-    import diffusers
+    warnings.simplefilter("ignore", FutureWarning)
     import transformers
 
-    for library in (transformers, diffusers):
+    libraries: list[Any] = [transformers]
+    if uses_diffusers:  # importing it takes seconds
+        import diffusers
+
+        libraries.append(diffusers)
+    for library in libraries:
         library.logging.set_verbosity_error()
         library.logging.disable_progress_bar()
 

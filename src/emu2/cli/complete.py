@@ -16,6 +16,7 @@ from emu2.cli.common import (
     SeedOption,
     TextOption,
     VideoOption,
+    check_model,
     load_model,
     prompt_parts,
     write_json,
@@ -68,6 +69,7 @@ def command(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
+    check_model(model)
     parts = prompt_parts(ctx, num_frames=frames)
     options = answer_options(
         published, max_new_tokens, num_beams, temperature, length_penalty, repetition_penalty, seed, stream, as_json

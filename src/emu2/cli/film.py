@@ -17,6 +17,7 @@ from emu2.cli.common import (
     PromptArgument,
     SeedOption,
     TextOption,
+    check_model,
     console,
     load_model,
     multiple_of_8,
@@ -90,6 +91,7 @@ def command(
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
+    check_model(model)
     parts = prompt_parts(ctx)
     (file,) = output_files(out, "emu2-film.mp4", count=1, force=force, suffixes=_SUFFIXES)
     emu2 = load_model(model, device, dtype, device_map)

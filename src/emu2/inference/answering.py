@@ -52,7 +52,7 @@ class AnswerPlan:
 
 
 def plan_answer(
-    model: Any, features: dict[str, torch.Tensor], *, decoding: str, default_tokens: int, options: dict[str, Any]
+    model: Any, features: dict[str, Any], *, decoding: str, default_tokens: int, options: dict[str, Any]
 ) -> AnswerPlan:
     """Settle how one prompt is answered.
 
@@ -80,7 +80,7 @@ def plan_answer(
 
 
 def _plan_transformers(
-    model: Any, features: dict[str, torch.Tensor], default_tokens: int, options: dict[str, Any]
+    model: Any, features: dict[str, Any], default_tokens: int, options: dict[str, Any]
 ) -> AnswerPlan:
     temperature = options.pop("temperature", 0.0)
     if temperature < 0:
@@ -98,7 +98,7 @@ def _plan_transformers(
     return AnswerPlan(options["max_new_tokens"], options["num_beams"], generate, streams_prompt=True)
 
 
-def _plan_published(model: Any, features: dict[str, torch.Tensor], options: dict[str, Any]) -> AnswerPlan:
+def _plan_published(model: Any, features: dict[str, Any], options: dict[str, Any]) -> AnswerPlan:
     unknown = sorted(set(options) - set(_PUBLISHED_OPTIONS))
     if unknown:
         raise ValueError(

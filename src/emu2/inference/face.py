@@ -50,8 +50,9 @@ class Emu2:
     ):
         self.model = model
         self.processor = processor
-        self.image_pipeline = image_pipeline
-        self.video_pipeline = video_pipeline
+        # diffusers' pipelines are typed too loosely to be checked.
+        self.image_pipeline: Any = image_pipeline
+        self.video_pipeline: Any = video_pipeline
         self.name = name
 
     def __repr__(self) -> str:
@@ -133,9 +134,10 @@ class Emu2:
 
         The other arguments, and what is raised, as in `complete`.
         """
+        turns = as_parts(messages)
         if not is_conversation(messages):
-            messages = [{"role": "user", "content": as_parts(messages)}]
-        features = self._chat_features(list(messages), system, style=style, grounding=grounding)
+            turns = [{"role": "user", "content": turns}]
+        features = self._chat_features(turns, system, style=style, grounding=grounding)
         options |= {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "temperature": temperature}
         decode = self._decode_grounded if grounding else self._decode
         return self._answer(features, decode, CHAT_TOKENS, decoding, seed, stream, options)
@@ -249,14 +251,14 @@ class Emu2:
 
     # What the methods above are made of
 
-    def _features(self, prompt: Prompt, **processor_options: Any) -> dict[str, torch.Tensor]:
+    def _features(self, prompt: Prompt, **processor_options: Any) -> dict[str, Any]:
         check_not_empty(prompt)
         features = self.processor([as_parts(prompt)], padding=True, return_tensors="pt", **processor_options)
         return self._placed(features)
 
     def _chat_features(
         self, messages: list[dict[str, Any]], system: str | None, **template_options: Any
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         check_not_empty(messages[-1].get("content"), what="The last message")
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
@@ -265,7 +267,7 @@ class Emu2:
         )
         return self._placed(features)
 
-    def _placed(self, features: Any) -> dict[str, torch.Tensor]:
+    def _placed(self, features: Any) -> dict[str, Any]:
         placed = {}
         for name, value in features.items():
             placed[name] = value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
@@ -273,7 +275,7 @@ class Emu2:
 
     def _answer(
         self,
-        features: dict[str, torch.Tensor],
+        features: dict[str, Any],
         decode: Callable[[list[int]], str],
         default_tokens: int,
         decoding: str,
@@ -309,7 +311,7 @@ class Emu2:
         ends |= set(end_ids(config))
         return self.processor.decode([i for i in ids if i not in ends], skip_special_tokens=False)
 
-    def _image_decoder(self) -> "Emu2ImagePipeline":
+    def _image_decoder(self) -> Any:
         if self.image_pipeline is None:
             raise ValueError(
                 f"{self.name} has no image decoder, so it cannot draw; it can complete, chat and embed. "
@@ -318,7 +320,7 @@ class Emu2:
             )
         return self.image_pipeline
 
-    def _video_decoder(self) -> "Emu2VideoPipeline":
+    def _video_decoder(self) -> Any:
         if self.video_pipeline is None:
             raise ValueError(
                 f"{self.name} has no video decoder, so it cannot film. "

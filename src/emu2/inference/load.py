@@ -1,23 +1,20 @@
 """`emu2.load`: a folder, whatever is in it, as one ready object."""
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from emu2 import presets, tokens
-from emu2.configuration import Emu2Config
 from emu2.inference.face import Emu2
+from emu2.inference.names import DEFAULT_NAME, explain_missing
 from emu2.model.runtime import resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
     from emu2.processing.processor import Emu2Processor
 
-#: The name that `load()` takes where none is given.
-DEFAULT_NAME = "nano"
 #: A folder may hold a video decoder beside everything else, saved without its encoder.
 VIDEO_FOLDER = "video_decoder"
 
@@ -55,7 +52,7 @@ def load(
     dtype = resolve_dtype(dtype) if dtype is not None else _default_dtype(device)
     path = Path(folder_or_name).expanduser()
     if not path.exists():
-        raise ValueError(_explain_missing(str(folder_or_name)))
+        raise ValueError(explain_missing(str(folder_or_name)))
     if path.is_file():
         return _load_native_file(path, device, dtype, device_map)
     if (path / "model_index.json").is_file():
@@ -82,7 +79,7 @@ def _load_language_model(
     return Emu2ForConditionalGeneration.from_pretrained(folder, dtype=dtype, device_map=where).eval()
 
 
-def _load_processor(folder: Path, config: Emu2Config) -> "Emu2Processor":
+def _load_processor(folder: Path, config: Any) -> "Emu2Processor":
     """The processor of a folder, ours or published, checked against the model it is for."""
     from emu2.processing.processor import Emu2Processor
     from emu2.processing.tokenizer import check_tokenizer
@@ -92,7 +89,7 @@ def _load_processor(folder: Path, config: Emu2Config) -> "Emu2Processor":
     return processor
 
 
-def _native_processor(folder: Path, config: Emu2Config) -> "Emu2Processor":
+def _native_processor(folder: Path, config: Any) -> "Emu2Processor":
     """A processor for a native file, which holds none, from LLaMA's tokeniser beside it and the model's sizes."""
     from emu2.processing.image import Emu2ImageProcessor
     from emu2.processing.processor import Emu2Processor
@@ -115,7 +112,8 @@ def _load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype, devic
     encoder_folder = folder / "multimodal_encoder"
     if encoder_folder.is_dir():
         parts["multimodal_encoder"] = _load_language_model(encoder_folder, device, dtype, device_map)
-    pipeline = (Emu2VideoPipeline if films else Emu2ImagePipeline).from_pretrained(folder, dtype=dtype, **parts)
+    pipeline_class: Any = Emu2VideoPipeline if films else Emu2ImagePipeline
+    pipeline = pipeline_class.from_pretrained(folder, dtype=dtype, **parts)
     if pipeline.multimodal_encoder is None or pipeline.processor is None:
         raise ValueError(
             f"{folder} holds a decoder without its multimodal_encoder and processor, so nothing there can read a "
@@ -138,7 +136,7 @@ def _with_video(emu2: Emu2, folder: Path, device: torch.device, dtype: torch.dty
     if emu2.video_pipeline is None and (folder / VIDEO_FOLDER / "model_index.json").is_file():
         from emu2.decoder.video_pipeline import Emu2VideoPipeline
 
-        pipeline = Emu2VideoPipeline.from_pretrained(
+        pipeline: Any = Emu2VideoPipeline.from_pretrained(
             folder / VIDEO_FOLDER, dtype=dtype, multimodal_encoder=emu2.model, processor=emu2.processor
         )
         _place_decoder(pipeline, device)
@@ -166,7 +164,7 @@ def _load_native_file(file: Path, device: torch.device, dtype: torch.dtype, devi
     checkpoint.close()
     # First what is cheap: a native file holds no tokeniser, and one may not lie beside it.
     processor = _native_processor(file.parent, presets.config(_PRESETS[variant]))
-    where = {"device": device} if device_map is None else {"device_map": device_map}
+    where: dict[str, Any] = {"device": device} if device_map is None else {"device_map": device_map}
     loaded = convert.load_native(file, variant=variant, dtype=dtype, **where)
     if variant != "gen":
         return Emu2(loaded.eval(), processor, name=str(file))
@@ -175,7 +173,7 @@ def _load_native_file(file: Path, device: torch.device, dtype: torch.dtype, devi
     return Emu2(loaded.multimodal_encoder.eval(), processor, image_pipeline=loaded, name=str(file))
 
 
-def _native_variant(shapes: dict[str, tuple[int, ...]], file: Path) -> str:
+def _native_variant(shapes: dict[str, tuple[int, ...]], file: Path) -> Literal["base", "chat", "gen"]:
     if any(name.startswith("unet.") for name in shapes):
         return "gen"
     if _EMBEDDINGS not in shapes:
@@ -184,33 +182,6 @@ def _native_variant(shapes: dict[str, tuple[int, ...]], file: Path) -> str:
             "give the folder."
         )
     return "chat" if shapes[_EMBEDDINGS][0] == tokens.CHAT_VOCAB_SIZE else "base"
-
-
-def _explain_missing(name: str) -> str:
-    """Why there is nothing to load under this name, and what to do."""
-    how = "Give the folder of a model: one you trained (`make demo` trains a small one), or published weights."
-    if name == DEFAULT_NAME:
-        return f"The small model {DEFAULT_NAME!r} does not ship with this version of emu2. {how}"
-    if name in presets.names():
-        return f"{name!r} is the name of a size, not of weights. {how}"
-    near = _near_names(name)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    if name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).parent.exists():
-        hint += (
-            f" If it is a name on the Hugging Face hub, fetch it first: hf download {name} --local-dir FOLDER, and "
-            "give that folder."
-        )
-    return f"There is no model {name!r}: no such file or folder.{hint} {how if not hint else ''}".strip()
-
-
-def _near_names(name: str) -> list[str]:
-    """Known names and neighbouring folders that look like it."""
-    path = Path(name).expanduser()
-    near = get_close_matches(name.lower(), [DEFAULT_NAME, *presets.names()], n=1, cutoff=0.7)
-    if path.parent.is_dir():
-        siblings = {entry.name: str(entry) for entry in path.parent.iterdir()}
-        near += [siblings[match] for match in get_close_matches(path.name, siblings, n=2, cutoff=0.7)]
-    return [repr(one) for one in dict.fromkeys(near)]
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -18,8 +18,10 @@ What differs from `model.generate`:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, MinLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
@@ -41,19 +43,19 @@ class PublishedOutput:
         sequences_scores: float32 [B], the score of each returned beam; None after greedy search.
     """
 
-    sequences: torch.LongTensor
-    sequences_scores: torch.FloatTensor | None = None
+    sequences: Tensor
+    sequences_scores: Tensor | None = None
 
 
 @torch.no_grad()
 def generate_published(
-    model,
-    input_ids: torch.LongTensor | None = None,
-    attention_mask: torch.Tensor | None = None,
+    model: Any,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
     *,
-    inputs_embeds: torch.FloatTensor | None = None,
-    pixel_values: torch.FloatTensor | None = None,
-    video_pixel_values: torch.FloatTensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    pixel_values: Tensor | None = None,
+    video_pixel_values: Tensor | None = None,
     num_beams: int = PUBLISHED_NUM_BEAMS,
     max_new_tokens: int = PUBLISHED_MAX_NEW_TOKENS,
     min_length: int = 1,
@@ -118,7 +120,7 @@ class _SpecialIds:
     pad: int
 
     @classmethod
-    def of(cls, config) -> "_SpecialIds":
+    def of(cls, config: Any) -> "_SpecialIds":
         eos = config.eos_token_id
         eos = tuple(eos) if isinstance(eos, Sequence) else (eos,)
         pad = eos[0] if config.pad_token_id is None else config.pad_token_id
@@ -138,7 +140,7 @@ def _processors(
     if repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
     if min_length > 1:
-        processors.append(MinLengthLogitsProcessor(min_length, list(ids.eos), device=device))
+        processors.append(MinLengthLogitsProcessor(min_length, list(ids.eos), device=str(device)))
     processors.extend(more or [])
     return processors
 
@@ -149,10 +151,10 @@ class _Steps:
     Positions count real tokens only: cumsum(mask) - 1, padding at 1, then one more with each token.
     """
 
-    def __init__(self, model, inputs_embeds: torch.FloatTensor, attention_mask: torch.Tensor | None):
+    def __init__(self, model: Any, inputs_embeds: Tensor, attention_mask: Tensor | None):
         self._model = model
         self._embed = model.get_input_embeddings()
-        self._cache = DynamicCache(config=model.config.get_text_config())
+        self._cache: Any = DynamicCache(config=model.config.get_text_config())
         self._prompt = inputs_embeds
         if attention_mask is None:
             attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
@@ -166,12 +168,12 @@ class _Steps:
     def device(self) -> torch.device:
         return self._prompt.device
 
-    def prompt(self) -> torch.FloatTensor:
+    def prompt(self) -> Tensor:
         """Run the prompt; float32 logits [B, vocabulary] of the first new token."""
         positions = (self._mask.cumsum(-1) - 1).masked_fill(self._mask == 0, 1)
         return self._logits(self._prompt, positions)
 
-    def next(self, tokens: torch.LongTensor) -> torch.FloatTensor:
+    def next(self, tokens: Tensor) -> Tensor:
         """Run one more token of each row [rows]; float32 logits [rows, vocabulary] of the one after it.
 
         Tokens are embedded here and not by the model: an `<image>` that the model wrote is a word like any other, with
@@ -185,11 +187,11 @@ class _Steps:
         self._cache.batch_repeat_interleave(times)
         self._mask = self._mask.repeat_interleave(times, dim=0)
 
-    def reorder(self, rows: torch.LongTensor) -> None:
+    def reorder(self, rows: Tensor) -> None:
         """Continue row i from what was row `rows[i]`. Beams stay within their prompt, so the mask is unchanged."""
         self._cache.reorder_cache(rows)
 
-    def _logits(self, embeds: torch.FloatTensor, positions: torch.LongTensor) -> torch.FloatTensor:
+    def _logits(self, embeds: Tensor, positions: Tensor) -> Tensor:
         output = self._model(
             inputs_embeds=embeds,
             attention_mask=self._mask,
@@ -201,17 +203,17 @@ class _Steps:
         return output.logits[:, -1].float()
 
 
-def _is_eos(tokens: torch.LongTensor, ids: _SpecialIds) -> torch.BoolTensor:
+def _is_eos(tokens: Tensor, ids: _SpecialIds) -> Tensor:
     return torch.isin(tokens, torch.tensor(ids.eos, device=tokens.device))
 
 
 def _greedy(
     steps: _Steps,
     ids: _SpecialIds,
-    processors: LogitsProcessorList,
+    processors: Any,
     max_new_tokens: int,
     streamer: BaseStreamer | None,
-) -> torch.LongTensor:
+) -> Tensor:
     sequences = torch.full((steps.batch_size, 1), ids.bos, dtype=torch.long, device=steps.device)
     finished = torch.zeros(steps.batch_size, dtype=torch.bool, device=steps.device)
     logits = steps.prompt()
@@ -235,10 +237,10 @@ class _Finished:
 
     size: int
     length_penalty: float
-    beams: list[tuple[float, torch.LongTensor]] = field(default_factory=list)
+    beams: list[tuple[float, Tensor]] = field(default_factory=list)
     closed: bool = False
 
-    def add(self, tokens: torch.LongTensor, log_probability: float) -> None:
+    def add(self, tokens: Tensor, log_probability: float) -> None:
         score = log_probability / len(tokens) ** self.length_penalty
         if len(self.beams) < self.size or score > self._worst():
             self.beams.append((score, tokens))
@@ -250,7 +252,7 @@ class _Finished:
         if len(self.beams) == self.size:
             self.closed = self.closed or self._worst() >= best_log_probability / length**self.length_penalty
 
-    def best(self) -> tuple[float, torch.LongTensor]:
+    def best(self) -> tuple[float, Tensor]:
         return max(reversed(self.beams), key=lambda beam: beam[0])  # the latest of equals, as a stable sort leaves it
 
     def _worst(self) -> float:
@@ -260,7 +262,7 @@ class _Finished:
 def _beam_search(
     steps: _Steps,
     ids: _SpecialIds,
-    processors: LogitsProcessorList,
+    processors: Any,
     max_new_tokens: int,
     num_beams: int,
     length_penalty: float,
@@ -279,14 +281,9 @@ def _beam_search(
         vocab_size = log_probabilities.shape[-1]
         totals = (log_probabilities + scores[..., None]).view(batch, -1)
         candidates = totals.topk(num_candidates, dim=1)
-        scores, tokens, rows = _advance(
-            finished, sequences, candidates.values.tolist(), candidates.indices.tolist(), vocab_size, ids
-        )
-        scores, tokens, rows = (
-            torch.tensor(scores, dtype=torch.float32, device=device),
-            torch.tensor(tokens, device=device),
-            torch.tensor(rows, device=device),
-        )
+        chosen = _advance(finished, sequences, candidates.values.tolist(), candidates.indices.tolist(), vocab_size, ids)
+        scores = torch.tensor(chosen[0], dtype=torch.float32, device=device)
+        tokens, rows = (torch.tensor(values, dtype=torch.long, device=device) for values in chosen[1:])
         sequences = torch.cat([sequences[rows], tokens[:, None]], dim=1)
         if all(one.closed for one in finished) or sequences.shape[1] > max_new_tokens:
             break
@@ -302,7 +299,7 @@ def _beam_search(
 
 def _advance(
     finished: list[_Finished],
-    sequences: torch.LongTensor,
+    sequences: Tensor,
     candidate_scores: list[list[float]],
     candidate_indices: list[list[int]],
     vocab_size: int,
@@ -318,7 +315,9 @@ def _advance(
     Returns:
         scores [B][beams], tokens [B * beams] and the rows [B * beams] they continue.
     """
-    scores, tokens, rows = [], [], []
+    scores: list[list[float]] = []
+    tokens: list[int] = []
+    rows: list[int] = []
     for prompt, one in enumerate(finished):
         first_row = prompt * one.size
         if one.closed:
@@ -343,7 +342,7 @@ def _advance(
     return scores, tokens, rows
 
 
-def _collect(best: list[tuple[float, torch.LongTensor]], ids: _SpecialIds, max_length: int) -> PublishedOutput:
+def _collect(best: list[tuple[float, Tensor]], ids: _SpecialIds, max_length: int) -> PublishedOutput:
     """Pad the best beam of each prompt on the right, with one EOS after each that leaves room for it."""
     width = min(max(len(tokens) for _, tokens in best) + 1, max_length)
     device = best[0][1].device

@@ -1,0 +1,36 @@
+"""What to say where there is nothing to load: light, so that a mistyped name is answered at once."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+#: The name that `emu2.load()` takes where none is given.
+DEFAULT_NAME = "nano"
+#: `emu2.presets.names()`, repeated because that module needs transformers.
+SIZE_NAMES = ("37b", "37b-chat", "37b-gen")
+
+
+def explain_missing(name: str) -> str:
+    """Why there is nothing to load under this name, and what to do."""
+    how = "Give the folder of a model: one you trained (`make demo` trains a small one), or published weights."
+    if name == DEFAULT_NAME:
+        return f"The small model {DEFAULT_NAME!r} does not ship with this version of emu2. {how}"
+    if name in SIZE_NAMES:
+        return f"{name!r} is the name of a size, not of weights. {how}"
+    near = _near_names(name)
+    hint = f"Did you mean {' or '.join(near)}?" if near else ""
+    if name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).parent.exists():
+        hint = (
+            f"If it is a name on the Hugging Face hub, fetch it first: hf download {name} --local-dir FOLDER, and "
+            "give that folder."
+        )
+    return f"There is no model {name!r}: no such file or folder. {hint or how}"
+
+
+def _near_names(name: str) -> list[str]:
+    """Known names and neighbouring folders that look like it."""
+    path = Path(name).expanduser()
+    near = get_close_matches(name.lower(), [DEFAULT_NAME, *SIZE_NAMES], n=1, cutoff=0.7)
+    if path.parent.is_dir():
+        siblings = {entry.name: str(entry) for entry in path.parent.iterdir()}
+        near += [siblings[match] for match in get_close_matches(path.name, siblings, n=2, cutoff=0.7)]
+    return [repr(one) for one in dict.fromkeys(near)]
