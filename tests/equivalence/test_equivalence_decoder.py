@@ -93,6 +93,7 @@ def test_the_video_preset_is_the_inflated_image_preset(size):
         ({**unet_config("debug_sd21"), "use_linear_projection": False}, "use_linear_projection"),
         ({**unet_config("debug_sd21"), "transformer_layers_per_block": [1, 2]}, "more than one transformer layer"),
         ({**unet_config("debug_sd21"), "attention_head_dim": [4, 4]}, "heads of different sizes"),
+        ({**unet_config("debug_sd21"), "flip_sin_to_cos": False}, "its flip_sin_to_cos is False"),
     ],
 )
 def test_a_unet_of_another_form_is_refused(config, said):

@@ -66,8 +66,8 @@ class Emu2DecoderPipeline(PromptEncodingMixin, DiffusionPipeline):
                 (`safety_checker=None` leaves it out).
         """
         dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
-        kwargs["torch_dtype"] = dtype or torch_dtype or torch.float32
-        return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+        dtype = dtype or torch_dtype or torch.float32
+        return super().from_pretrained(str(pretrained_model_name_or_path), dtype=dtype, **kwargs)
 
     # What a callback may read, under the names of diffusers' own pipelines.
 

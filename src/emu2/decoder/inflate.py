@@ -21,6 +21,24 @@ from emu2.decoder.presets import SHARED_WITH_3D
 _TEMPORAL_PARTS = ("transformer_in", "temp_convs", "temp_attentions")
 
 
+#: Settings a `UNet3DConditionModel` has built in. A two-dimensional U-Net with others would compute something else.
+_BUILT_IN = {
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "only_cross_attention": False,
+    "dual_cross_attention": False,
+    "attention_type": "default",
+    "cross_attention_norm": None,
+    "time_embedding_type": "positional",
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "resnet_time_scale_shift": "default",
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0,
+}
+
+
 @dataclass(frozen=True)
 class InflationReport:
     """Where each tensor of an inflated U-Net comes from, by name.
@@ -128,6 +146,12 @@ def _config_3d(unet2d: UNet2DConditionModel, cross_attention_dim: int | None) ->
             raise ValueError(
                 f"This U-Net cannot be inflated: it has {what}, which a UNet3DConditionModel has no place for. The "
                 "video decoder starts from a U-Net of the form of Stable Diffusion 2.1."
+            )
+    for name, built_in in _BUILT_IN.items():
+        if getattr(config, name) != built_in:
+            raise ValueError(
+                f"This U-Net cannot be inflated: its {name} is {getattr(config, name)!r}, and a UNet3DConditionModel "
+                f"works with {built_in!r} only."
             )
     width = config.cross_attention_dim if cross_attention_dim is None else cross_attention_dim
     return {

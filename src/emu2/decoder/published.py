@@ -75,7 +75,7 @@ def load_published_parts(
         if missing(name):
             path = _part(folder, name)
             found = _variant(path, "diffusion_pytorch_model", variant)
-            parts[name] = loader.from_pretrained(path, variant=found, torch_dtype=dtype)
+            parts[name] = loader.from_pretrained(path, variant=found, dtype=dtype)
     if missing("scheduler"):
         scheduler_class = getattr(diffusers, index.get("scheduler", [None, "EulerDiscreteScheduler"])[1])
         parts["scheduler"] = scheduler_class.from_pretrained(_part(folder, "scheduler"))
