@@ -1,7 +1,8 @@
 """The stages of the paper at a size that two CPU cores train in minutes, from nothing, on the emoji world.
 
-What differs from the paper, and why: rates are a hundred times higher and batches a hundred times smaller, because the
-model is ten thousand times smaller; an autoencoder stage comes first in the decoder, because there is no SDXL at this size.
+What differs from the paper, and why: rates are a hundred times higher and batches a hundred times smaller, because
+the model is ten thousand times smaller. An autoencoder stage comes before the decoder, because there is no SDXL at this
+size.
 """
 
 from __future__ import annotations

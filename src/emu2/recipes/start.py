@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 _TOKENISER_RECORDS, _TOKENISER_SIZE = 400, 640
 
 
+def quiet_libraries() -> None:
+    """Keep advice to programmers and progress bars of the libraries out of a program's own output."""
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
+
+
 def world_sources(data: DataConfig) -> dict[str, Source]:
     """Every kind that `data` weighs, as a source of the emoji world; pooled where the run asks for it."""
     from emu2.world import World, WorldConfig

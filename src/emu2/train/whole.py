@@ -46,6 +46,22 @@ class Whole:
                 module.to(dtype=dtype)
         return self
 
+    def count_parameters(self) -> dict[str, int]:
+        """Part -> numbers it holds."""
+        model = self.model
+        parts = {
+            "vision tower": [model.model.visual],
+            "bridge": [model.model.project_up, model.model.project_down],
+            "language model": [model.model.language_model, model.lm_head],
+            "vae": [self.vae],
+            "unet": [self.unet],
+        }
+        return {
+            name: sum(parameter.numel() for module in modules for parameter in module.parameters())
+            for name, modules in parts.items()
+            if modules[0] is not None
+        }
+
     def pipeline(self) -> Any:
         """The image pipeline over these parts (shared, not copied).
 
