@@ -158,7 +158,9 @@ def test_few_shot(processor):
 def test_parse_grounding(processor):
     box = Box((160, 0, 640, 240), "the red cup", size=(640, 480))
     ids = processor.encode(box.to_tokens()).input_ids
-    assert processor.parse_grounding(processor.decode(ids), (640, 480))[0].boxes == (box,)
+    for size in ((640, 480), Image.new("RGB", (640, 480))):
+        assert processor.parse_grounding(processor.decode(ids), size)[0].boxes == (box,)
+    assert processor.parse_grounding(processor.decode(ids))[0].boxes[0].xyxy == (112, 0, 448, 224)
 
 
 @pytest.mark.parametrize(

@@ -108,13 +108,16 @@ def grounded_text(phrase: str | None, boxes: list[Box]) -> str:
     return f"{named}{tokens.OBJECT}{written}{tokens.OBJECT_END}"
 
 
-def parse_grounding(text: str, size: tuple[int, int]) -> list[GroundedPhrase]:
-    """The boxes in a model's answer, in pixels of a picture of `size` (width, height).
+def parse_grounding(
+    text: str, size: tuple[int, int] | Image.Image = (BOX_PICTURE_SIZE, BOX_PICTURE_SIZE)
+) -> list[GroundedPhrase]:
+    """The boxes in a model's answer, in pixels of the picture asked about: `size` is it, or its (width, height).
 
     Decode the answer with special tokens kept. Read are `<phrase>...</phrase><object>...</object>`, objects without a
     phrase, and bare runs of box tokens. Answers come from a model, so this is lenient: fewer than four tokens at the
     end of a box are dropped, indices above 224 count as 224, swapped corners are put in order.
     """
+    size = size.size if isinstance(size, Image.Image) else size
     found = []
     for run in _RUN.finditer(text):
         boxes = []

@@ -15,7 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 from emu2 import tokens
 from emu2.configuration import Emu2Config
 from emu2.processing import prompts as wordings
-from emu2.processing.grounding import Box, GroundedPhrase, parse_grounding
+from emu2.processing.grounding import BOX_PICTURE_SIZE, Box, GroundedPhrase, parse_grounding
 from emu2.processing.image import Emu2ImageProcessor, load_image
 from emu2.processing.prompts import VIDEO_END, Part
 from emu2.processing.tokenizer import Emu2Tokenizer, check_tokenizer, load_tokenizer
@@ -315,8 +315,13 @@ class Emu2Processor(ProcessorMixin):
         parts = wordings.few_shot_parts(demonstrations, query, wording=wording)
         return self([parts], **kwargs) if tokenize else parts
 
-    def parse_grounding(self, text: str, size: tuple[int, int]) -> list[GroundedPhrase]:
-        """The boxes in an answer decoded with special tokens kept, in pixels of a picture of `size` (width, height)."""
+    def parse_grounding(
+        self, text: str, size: tuple[int, int] | Image.Image = (BOX_PICTURE_SIZE, BOX_PICTURE_SIZE)
+    ) -> list[GroundedPhrase]:
+        """The boxes in an answer decoded with special tokens kept, in pixels of the picture asked about.
+
+        `size` is that picture, or its (width, height); 448x448, like a `Box`, where left out.
+        """
         return parse_grounding(text, size)
 
 
