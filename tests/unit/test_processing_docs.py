@@ -3,11 +3,9 @@
 import re
 from pathlib import Path
 
-import emu2
-
 
 def test_prompts_page():
-    page = Path(emu2.__file__).parents[2] / "docs" / "prompts.md"
+    page = Path(__file__).parents[2] / "docs" / "prompts.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) > 8
     namespace: dict = {}
