@@ -114,13 +114,14 @@ def copy_tokenizer(source, target):
         shutil.copy(source / name, target / name)
 
 
-def test_native_variants_are_told_apart():
-    name, shape = "decoder.lm.model.embed_tokens.weight", (32272, 6656)
-    assert loading._native_variant({name: shape}, "f") == "base"
-    assert loading._native_variant({name: (32274, 6656)}, "f") == "chat"
-    assert loading._native_variant({f"multimodal_encoder.{name}": shape, "unet.conv_in.weight": (1,)}, "f") == "gen"
+def test_native_files_are_told_apart():
+    name = "decoder.lm.model.embed_tokens.weight"
+    assert loading._native_config({name: (32272, 6656)}, "f").num_query == 64
+    assert loading._native_config({name: (32274, 6656)}, "f").num_query == 256
+    with pytest.raises(ValueError, match=r"f is the native file of Emu2-Gen.*emu2 convert load f FOLDER"):
+        loading._native_config({f"multimodal_encoder.{name}": (32272, 6656), "unet.conv_in.weight": (1,)}, "f")
     with pytest.raises(ValueError, match="no published native file"):
-        loading._native_variant({"model.norm.weight": (4,)}, "f")
+        loading._native_config({"model.norm.weight": (4,)}, "f")
 
 
 def test_a_native_file(language_model, tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Write one JSON object to stdout, nothing else.", rich_help_panel=_OUTPUT_PANEL),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite --out.", rich_help_panel=_OUTPUT_PANEL)]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.", rich_help_panel=_OUTPUT_PANEL)]
 
 
 class PromptCommand(TyperCommand):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 VIDEO_FOLDER = "video_decoder"
 
 _NATIVE_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
-_PRESETS = {"base": "37b", "chat": "37b-chat", "gen": "37b-gen"}
 _EMBEDDINGS = "decoder.lm.model.embed_tokens.weight"
 
 
@@ -33,7 +32,8 @@ def load(
 
     Args:
         folder_or_name: a folder of ours (a language model's, or a whole pipeline's with model_index.json), a published
-            Hugging Face folder (Emu2, Emu2-Chat, Emu2-Gen), or a published native file with LLaMA's tokeniser beside.
+            Hugging Face folder (Emu2, Emu2-Chat, Emu2-Gen), or a published native file of Emu2 or Emu2-Chat with
+            LLaMA's tokeniser beside it.
         device: where it runs; None takes the first CUDA GPU, or the CPU where there is none.
         dtype: None takes float32 on a CPU (bfloat16 convolutions are two hundred times slower there) and bfloat16 on
             a GPU.
@@ -74,9 +74,15 @@ def _load_language_model(
 ) -> "Emu2ForConditionalGeneration":
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 
-    # Straight to where it runs: a GPU's model need not fit into main memory first.
-    where = device_map if device_map is not None else (None if device.type == "cpu" else {"": device})
+    where = _placement(device, device_map)
     return Emu2ForConditionalGeneration.from_pretrained(folder, dtype=dtype, device_map=where).eval()
+
+
+def _placement(device: torch.device, device_map: Any) -> Any:
+    """The `device_map` to load with: weights go straight to a GPU, so they need not fit into main memory first."""
+    if device_map is not None:
+        return device_map
+    return None if device.type == "cpu" else {"": device}
 
 
 def _load_processor(folder: Path, config: Any) -> "Emu2Processor":
@@ -152,7 +158,9 @@ def _place_decoder(pipeline: Any, device: torch.device) -> None:
 
 
 def _load_native_file(file: Path, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
-    from emu2 import convert
+    from emu2.model.key_map import plan_reading, recognise_scheme
+    from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
+    from emu2.model.pretrained import load_weights
     from emu2.model.weight_files import open_checkpoint
 
     if file.suffix not in _NATIVE_SUFFIXES:
@@ -160,28 +168,28 @@ def _load_native_file(file: Path, device: torch.device, dtype: torch.dtype, devi
             f"{file} is a file, but no weights ({', '.join(_NATIVE_SUFFIXES)}). Give the folder of a model instead."
         )
     checkpoint = open_checkpoint(file)
-    variant = _native_variant({name: tuple(info.shape) for name, info in checkpoint.infos.items()}, file)
-    checkpoint.close()
-    # First what is cheap: a native file holds no tokeniser, and one may not lie beside it.
-    processor = _native_processor(file.parent, presets.config(_PRESETS[variant]))
-    where: dict[str, Any] = {"device": device} if device_map is None else {"device_map": device_map}
-    loaded = convert.load_native(file, variant=variant, dtype=dtype, **where)
-    if variant != "gen":
-        return Emu2(loaded.eval(), processor, name=str(file))
-    loaded.register_modules(processor=processor)
-    _place_decoder(loaded, device)
-    return Emu2(loaded.multimodal_encoder.eval(), processor, image_pipeline=loaded, name=str(file))
+    config = _native_config({name: tuple(info.shape) for name, info in checkpoint.infos.items()}, file)
+    # First what is cheap: a native file holds no tokeniser, and there may be none beside it.
+    processor = _native_processor(file.parent, config)
+    plan = plan_reading(checkpoint, recognise_scheme(checkpoint) or "native")
+    where = _placement(device, device_map)
+    model = load_weights(Emu2ForConditionalGeneration, config, checkpoint, plan, dtype=dtype, device_map=where)
+    return Emu2(model.eval(), processor, name=str(file))
 
 
-def _native_variant(shapes: dict[str, tuple[int, ...]], file: Path) -> Literal["base", "chat", "gen"]:
+def _native_config(shapes: dict[str, tuple[int, ...]], file: Path) -> Any:
+    """The published configuration of a native file; Emu2 and Emu2-Chat differ in two tokens."""
     if any(name.startswith("unet.") for name in shapes):
-        return "gen"
+        raise ValueError(
+            f"{file} is the native file of Emu2-Gen, an encoder and a decoder in one. Make a folder of it once: "
+            f"emu2 convert load {file} FOLDER --tokenizer FOLDER_WITH_TOKENISER, and load that."
+        )
     if _EMBEDDINGS not in shapes:
         raise ValueError(
             f"{file} is no published native file: it has no tensor {_EMBEDDINGS}. If it is a shard of a model folder, "
             "give the folder."
         )
-    return "chat" if shapes[_EMBEDDINGS][0] == tokens.CHAT_VOCAB_SIZE else "base"
+    return presets.config("37b-chat" if shapes[_EMBEDDINGS][0] == tokens.CHAT_VOCAB_SIZE else "37b")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
