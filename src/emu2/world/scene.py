@@ -74,6 +74,12 @@ class Background:
             "dots": f"{_article(first)} {first} background with {second} dots",
         }[self.kind]
 
+    @property
+    def number(self) -> int:
+        """A number that varies between backgrounds; the plain ones are numbered 0, 1, 2, ... in the order of COLOURS."""
+        names = list(COLOURS)
+        return BACKGROUNDS.index(self.kind) + sum(names.index(name) for name in self.colours)
+
     def render(self, size: int) -> Image.Image:
         """The background as an RGB picture of `size` x `size` pixels. Do not draw on it: it is kept and reused."""
         return _render_background(self, size)
@@ -194,10 +200,9 @@ class Scene:
         return counts
 
     @property
-    def signature(self) -> str:
-        """What makes the scene a different one: which emoji, where in the grid, how large, on what background."""
-        objects = sorted(f"{item.emoji} {item.place} {item.size}" for item in self.objects)
-        return f"{'; '.join(objects)} | {self.background.kind} {' '.join(self.background.colours)}"
+    def arrangement(self) -> str:
+        """What stands where: which emoji, in which grid cells, how large. Straying within a cell makes no difference."""
+        return "; ".join(sorted(f"{item.emoji} {item.place} {item.size}" for item in self.objects))
 
     def to_dict(self, size: int, atlas: Atlas | None = None) -> dict[str, Any]:
         """All that is true of the scene, JSON-able; boxes in pixels of a picture of `size` pixels."""

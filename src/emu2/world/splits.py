@@ -38,6 +38,10 @@ def concept_split_of(split: str) -> str:
     return "train" if split == "seen" else split
 
 
-def is_seen_scene(signature: str) -> bool:
-    """Whether a scene with this signature is set aside for the split "seen", hence never drawn for training."""
-    return stable_hash(f"emu2 world scene {signature}") % SEEN_SCENES_ONE_IN == 0
+def is_seen_scene(arrangement: str, background: int) -> bool:
+    """Whether a scene is set aside for the split "seen", hence never drawn for training.
+
+    arrangement: what stands where. background: its number. Of every eight consecutive backgrounds exactly one is set
+    aside for each arrangement, so that neither split lacks any arrangement.
+    """
+    return (stable_hash(f"emu2 world scene {arrangement}") - background) % SEEN_SCENES_ONE_IN == 0

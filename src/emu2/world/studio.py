@@ -16,8 +16,8 @@ from emu2.world.splits import concept_split_of, is_seen_scene
 if TYPE_CHECKING:
     from emu2.world.world import WorldConfig
 
-#: Scenes drawn before it is said that there are none. One in eight is right for the rarer split, so this never happens
-#: unless there is hardly anything to draw from.
+#: Scenes drawn before it is said that there are none. One in eight is right for the rarer split, and every arrangement
+#: has some, so this never happens with the styles there are.
 _ATTEMPTS = 1000
 
 
@@ -37,7 +37,7 @@ class Studio:
         """Whether the split may show this scene: training never shows those that are set aside for "seen"."""
         if self.config.split not in ("train", "seen"):
             return True
-        return is_seen_scene(scene.signature) == (self.config.split == "seen")
+        return is_seen_scene(scene.arrangement, scene.background.number) == (self.config.split == "seen")
 
     def _until_allowed(self, draw: Callable[[], Scene]) -> Scene:
         for _ in range(_ATTEMPTS):
