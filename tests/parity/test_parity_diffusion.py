@@ -1,13 +1,15 @@
 """The image decoder against the numbers the published code produced, case by case."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from helpers_decoder import quiet, recorded_config, recorded_processor, recorded_prompt, write_recorded_native_file
 from PIL import Image
 
-from emu2 import Box
-from emu2.convert import load_native
+from emu2 import Box, Emu2ImagePipeline
+from emu2.convert import load_native, save_published
 
 CASES = [
     *(
@@ -150,6 +152,20 @@ def test_boxes_spell_out_the_recorded_grounded_prompt(recorded, pipe, parity_dir
     prompt = [words[1], Box(boxes[0], "the first cat", image=words[5]), Box(boxes[1], "the second cat", image=words[9])]
     embeds = pipe.encode_prompt(prompt, do_classifier_free_guidance=False)[0]
     assert_within("prompt_embeds", embeds, recorded[0][f"{source}.prompt_embeds"], EMBEDDING_LIMITS["generated"])
+
+
+def test_the_published_folder_form_gives_the_recorded_embeddings(recorded, pipe, shared_dir, parity_dir, tmp_path):
+    """Emu2-Gen's diffusers folder, with LLaMA's own tokeniser files in it, opened by the pipeline itself."""
+    folder = tmp_path / "Emu2-Gen"
+    save_published(pipe, folder, "hf-gen", dtype=torch.float32)
+    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    (folder / "tokenizer").symlink_to(shared_dir / "tokenizer")
+    loaded = Emu2ImagePipeline.from_pretrained(folder)
+    key = "text.s4.g3"
+    embeds = torch.cat(loaded.encode_prompt(recorded_prompt(recorded[1][key], parity_dir)))
+    assert_within("prompt_embeds", embeds, recorded[0][f"{key}.prompt_embeds"], EMBEDDING_LIMITS["generated"])
+    unet = loaded.unet.state_dict()
+    assert all(torch.equal(weight, unet[name]) for name, weight in pipe.unet.state_dict().items())
 
 
 def test_all_prompts_in_one_batch(recorded, pipe, parity_dir):
