@@ -76,7 +76,7 @@ class Background:
 
     @property
     def number(self) -> int:
-        """A number that varies between backgrounds; the plain ones are numbered 0, 1, 2, ... in the order of COLOURS."""
+        """A number that varies between backgrounds; the plain ones count 0, 1, 2, ... in the order of COLOURS."""
         names = list(COLOURS)
         return BACKGROUNDS.index(self.kind) + sum(names.index(name) for name in self.colours)
 
@@ -201,7 +201,7 @@ class Scene:
 
     @property
     def arrangement(self) -> str:
-        """What stands where: which emoji, in which grid cells, how large. Straying within a cell makes no difference."""
+        """What stands where: which emoji, in which grid cells, how large. Straying in a cell makes no difference."""
         return "; ".join(sorted(f"{item.emoji} {item.place} {item.size}" for item in self.objects))
 
     def to_dict(self, size: int, atlas: Atlas | None = None) -> dict[str, Any]:

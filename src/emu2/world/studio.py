@@ -16,7 +16,7 @@ from emu2.world.splits import concept_split_of, is_seen_scene
 if TYPE_CHECKING:
     from emu2.world.world import WorldConfig
 
-#: Scenes drawn before it is said that there are none. One in eight is right for the rarer split, and every arrangement
+#: Scenes drawn before it is said that there are none. One in four is right for the rarer split, and every arrangement
 #: has some, so this never happens with the styles there are.
 _ATTEMPTS = 1000
 
