@@ -55,7 +55,7 @@ _SeedOption = Annotated[int, typer.Option("--seed", help="Another seed gives oth
 _SizeOption = Annotated[int, typer.Option("--size", help="Side of the pictures in pixels.")]
 _StyleOption = Annotated[Style, typer.Option("--style", help="How varied the scenes are.")]
 _ConceptsOption = Annotated[
-    int | None, typer.Option("--concepts", help="Only the first so many everyday concepts.  [default: all]")
+    int | None, typer.Option("--concepts", help="Only the first so many everyday concepts.  \\[default: all]")
 ]
 _ShotsOption = Annotated[
     list[int] | None, typer.Option("--shots", help="Demonstrations in an episode. May be repeated.")
@@ -87,7 +87,7 @@ def _world(
 @app.command("preview")
 def preview_command(
     kind: Annotated[
-        list[str] | None, typer.Option("--kind", "-k", help="A kind of record. May be repeated.  [default: all]")
+        list[str] | None, typer.Option("--kind", "-k", help="A kind of record. May be repeated.  \\[default: all]")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The picture that is written.")] = Path(
         "world.png"
