@@ -48,7 +48,7 @@ def test_help_is_quick_and_lists_the_commands():
     result = run("--help")
     assert time.perf_counter() - start < HELP_SECONDS
     assert result.returncode == 0
-    for command in ("complete", "chat", "draw", "film", "convert", "info"):
+    for command in ("complete", "chat", "draw", "film", "convert", "info", "train", "world"):
         assert f" {command} " in result.stdout
 
 

@@ -369,7 +369,7 @@ def test_errors_without_words_are_still_told():
     assert describe_error(FileNotFoundError(2, "No such file", "a.txt")) == ("a.txt: no such file or folder.", 2)
 
 
-@pytest.mark.parametrize("command", ["complete", "chat", "draw", "film", "convert", "info"])
+@pytest.mark.parametrize("command", ["complete", "chat", "draw", "film", "convert", "info", "train", "world"])
 def test_help_has_examples(command):
     result = run(command, "--help")
     assert result.exit_code == 0

@@ -26,7 +26,7 @@ HELP = """Convert published checkpoints, and build a fresh model from public par
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=HELP)
 
-_Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.  [default: as stored]")]
+_Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.  \\[default: as stored]")]
 _Tokenizer = Annotated[
     Path | None,
     typer.Option("--tokenizer", metavar="FOLDER", help="A folder with a tokeniser, saved with the model."),
@@ -55,7 +55,7 @@ def load_command(
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where our folder is written.")],
     variant: Annotated[
         str | None,
-        typer.Option("--variant", help="base, chat or gen, for a native file.  [default: recognised by its names]"),
+        typer.Option("--variant", help="base, chat or gen, for a native file.  \\[default: recognised by its names]"),
     ] = None,
     dtype: _Dtype = None,
     tokenizer: _Tokenizer = None,
