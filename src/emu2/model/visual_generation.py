@@ -45,6 +45,11 @@ class ImageSegment:
 class VisualGenerationMixin:
     """`generate_visual` and `generate_interleaved` for a model with slots, bridge and language model."""
 
+    config: Any
+    model: Any
+    generation_config: Any
+    embed_inputs: Any
+
     @torch.no_grad()
     def generate_visual(
         self,
