@@ -89,6 +89,14 @@ def test_a_video_decoder_beside_a_language_model(language_model, video_pipeline,
     assert len(m.film("a dog", steps=1, num_frames=2)) == 2
 
 
+def test_the_model_folder_of_a_training_run_without_a_decoder(pipeline, tmp_path):
+    for part in ("multimodal_encoder", "processor"):
+        shutil.copytree(pipeline / part, tmp_path / "model" / part)
+    m = emu2.load(tmp_path / "model", device="cpu")
+    assert m.image_pipeline is None
+    assert isinstance(m.complete("a photo", max_new_tokens=2), str)
+
+
 def test_a_published_folder(tmp_path, language_model):
     m = emu2.load(language_model, device="cpu")
     folder = tmp_path / "published"

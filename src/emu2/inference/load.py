@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: A folder may hold a video decoder beside everything else, saved without its encoder.
 VIDEO_FOLDER = "video_decoder"
 
+_ENCODER, _PROCESSOR = "multimodal_encoder", "processor"
 _NATIVE_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 _EMBEDDINGS = "decoder.lm.model.embed_tokens.weight"
 
@@ -31,7 +32,7 @@ def load(
     """Load a model with everything around it.
 
     Args:
-        folder_or_name: a folder of ours (a language model's, or a whole pipeline's with model_index.json), a published
+        folder_or_name: a folder of ours (a language model's, a pipeline's, the `model/` of a training run), a published
             Hugging Face folder (Emu2, Emu2-Chat, Emu2-Gen), or a published native file of Emu2 or Emu2-Chat with
             LLaMA's tokeniser beside it.
         device: where it runs; None takes the first CUDA GPU, or the CPU where there is none.
@@ -45,6 +46,7 @@ def load(
 
     Raises:
         ValueError: nothing to load under that name, unknown dtype or device, or a folder that is not a model's.
+        FileNotFoundError: a model folder whose weights are missing; names the shards.
     """
     if device is not None and device_map is not None:
         raise ValueError(f"Give device or device_map, not both; got device={device!r}, device_map={device_map!r}.")
@@ -57,8 +59,11 @@ def load(
         return _load_native_file(path, device, dtype, device_map)
     if (path / "model_index.json").is_file():
         return _load_pipeline(path, device, dtype, device_map)
-    model = _load_language_model(path, device, dtype, device_map)
-    return _with_video(Emu2(model, _load_processor(path, model.config), name=str(path)), path, device, dtype)
+    # A training run without a decoder saves the parts of a pipeline as far as it has them.
+    in_parts = (path / _ENCODER / "config.json").is_file() and not (path / "config.json").is_file()
+    model = _load_language_model(path / _ENCODER if in_parts else path, device, dtype, device_map)
+    processor = _load_processor(path / _PROCESSOR if in_parts else path, model.config)
+    return _with_video(Emu2(model, processor, name=str(path)), path, device, dtype)
 
 
 def _best_device() -> torch.device:
@@ -115,9 +120,8 @@ def _load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype, devic
 
     films = _read_json(folder / "model_index.json").get("_class_name") == Emu2VideoPipeline.__name__
     parts: dict[str, Any] = {}
-    encoder_folder = folder / "multimodal_encoder"
-    if encoder_folder.is_dir():
-        parts["multimodal_encoder"] = _load_language_model(encoder_folder, device, dtype, device_map)
+    if (folder / _ENCODER).is_dir():
+        parts[_ENCODER] = _load_language_model(folder / _ENCODER, device, dtype, device_map)
     pipeline_class: Any = Emu2VideoPipeline if films else Emu2ImagePipeline
     pipeline = pipeline_class.from_pretrained(folder, dtype=dtype, **parts)
     if pipeline.multimodal_encoder is None or pipeline.processor is None:
@@ -153,7 +157,7 @@ def _with_video(emu2: Emu2, folder: Path, device: torch.device, dtype: torch.dty
 def _place_decoder(pipeline: Any, device: torch.device) -> None:
     """Everything but the encoder, which may be spread over several devices."""
     for name, part in pipeline.components.items():
-        if isinstance(part, torch.nn.Module) and name != "multimodal_encoder":
+        if isinstance(part, torch.nn.Module) and name != _ENCODER:
             part.to(device)
 
 
