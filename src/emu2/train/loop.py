@@ -179,7 +179,7 @@ class Trainer:
         values = {"loss": sum(weights[name] * sums[name] for name in weights)}
         if len(self.objective.weights) > 1:
             values |= {f"loss/{name}": sums[name] for name in weights}
-        values |= {"optim/grad_norm": float(norm), "data/wait_seconds": waited}
+        values |= {"optim/grad_norm": norm.item(), "data/wait_seconds": waited}
         values |= {f"optim/lr_{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         if self.bad:
             values["data/bad"] = self.bad.total()
@@ -206,12 +206,13 @@ class Trainer:
         return batches
 
     def _require_finite(self, value: Tensor, what: str, batches: list[Batch], losses: dict[str, float]) -> None:
-        if math.isfinite(float(value)):
+        number = value.item()
+        if math.isfinite(number):
             return
         self.optimizer.zero_grad(set_to_none=True)
         keys = [key for batch in batches for key in batch.keys]
         raise NonFiniteError(
-            f"The {what} of step {self.step} is {float(value)}; no weight was moved. Losses so far: {losses}. Records "
+            f"The {what} of step {self.step} is {number}; no weight was moved. Losses so far: {losses}. Records "
             f"of this step: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. A lower optim.lr or a longer "
             "optim.warmup_steps often helps; the newest checkpoint is from before this step."
         )

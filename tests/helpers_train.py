@@ -1,0 +1,148 @@
+"""A whole so small that a training step takes milliseconds, and records to train it on."""
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from PIL import Image
+
+from emu2 import Emu2Config, tokens
+from emu2.data.records import Record
+from emu2.data.settings import DataConfig
+from emu2.data.sources import ListSource
+from emu2.decoder.presets import scheduler_config, unet_config, vae_config
+from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
+from emu2.processing.image import Emu2ImageProcessor
+from emu2.processing.processor import Emu2Processor
+from emu2.processing.tokenizer import train_tokenizer
+from emu2.train.config import OptimConfig, RunConfig
+from emu2.train.loop import Trainer
+from emu2.train.text_tower import TextTower
+from emu2.train.whole import Whole
+
+SIDE = 16
+COLOURS = ("red", "green", "blue", "white", "black", "orange", "purple", "yellow")
+
+#: Objective -> the parts its stage trains.
+PARTS = {
+    "contrastive": ("vision", "text_tower"),
+    "caption": ("vision", "bridge", "language"),
+    "unified": ("bridge", "language"),
+    "autoencoder": ("vae",),
+    "decoder": ("unet",),
+}
+
+
+def pair(number: int) -> Record:
+    """A picture of two colours and its caption; pairs are made caption last, as the world makes them."""
+    one, other = COLOURS[number % 8], COLOURS[(number // 8 + number + 1) % 8]
+    picture = Image.new("RGB", (SIDE, SIDE), one)
+    picture.paste(other, (SIDE // 2, 0, SIDE, SIDE))
+    words = f"{one} left, {other} right" + (" of it" if number % 3 == 0 else "")
+    return Record("pair", (picture, words), f"pair-{number}", 1)
+
+
+def pairs(number: int = 12) -> ListSource:
+    return ListSource([pair(i) for i in range(number)])
+
+
+@cache
+def tokenizer():
+    return train_tokenizer([pair(i).segments[1] for i in range(64)], 320, chat=True)
+
+
+def tiny_whole(seed: int = 0) -> Whole:
+    """Vision 16 wide on 16-pixel pictures, 4 embeddings each; LLaMA 24 wide; VAE and U-Net of debug forms, shrunk."""
+    words = tokenizer()
+    ids = {token: words.convert_tokens_to_ids(token) for token in tokens.BASE_SPECIAL_TOKENS[:5]}
+    config = Emu2Config(
+        vision_config={
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "image_size": SIDE,
+            "patch_size": 4,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(words),
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128,
+            "pad_token_id": ids[tokens.PAD],
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        num_query=4,
+        num_video_query=4,
+        image_start_token_id=ids[tokens.IMG],
+        image_end_token_id=ids[tokens.IMG_END],
+        image_token_id=ids[tokens.IMAGE_SLOT],
+        video_token_id=ids[tokens.FRAME_SLOT],
+        pad_token_id=ids[tokens.PAD],
+    )
+    vae = {**vae_config("debug"), "block_out_channels": [8, 8, 8], "sample_size": SIDE, "latent_channels": 4}
+    unet = {
+        **unet_config("debug"),
+        "sample_size": SIDE // 4,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [8, 16],
+        "attention_head_dim": [1, 2],
+        "norm_num_groups": 4,
+        "cross_attention_dim": 16,
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 16 + 6 * 8,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Whole(
+            model=Emu2ForConditionalGeneration(config),
+            processor=Emu2Processor(Emu2ImageProcessor(size=SIDE), words, num_query=4, num_video_query=4),
+            vae=AutoencoderKL.from_config(vae),
+            unet=UNet2DConditionModel.from_config(unet),
+            scheduler=EulerDiscreteScheduler.from_config(scheduler_config("debug")),
+            text_tower=TextTower(len(words), 16, hidden_size=16, layers=1, heads=2, projection_dim=8),
+        )
+
+
+def run_config(objective: str, **changes) -> RunConfig:
+    """Six steps of four pairs."""
+    data = DataConfig(kinds={"pair": 1.0}, batch_size=4, max_length=64, image_size=SIDE)
+    config = RunConfig(
+        name=objective,
+        objective=objective,
+        parts=PARTS[objective],
+        steps=6,
+        data=data,
+        optim=OptimConfig(lr=1e-3, warmup_steps=2),
+        log_every=1,
+        ema_decay=0.9 if objective == "decoder" else None,
+    )
+    return replace(config, **changes)
+
+
+def trainer(config: RunConfig, out, *, whole: Whole | None = None, sources=None) -> Trainer:
+    return Trainer(
+        config,
+        tiny_whole() if whole is None else whole,
+        {"pair": pairs()} if sources is None else sources,
+        out,
+        quiet=True,
+        tensorboard=False,
+    )
+
+
+def weights(whole: Whole) -> dict[str, torch.Tensor]:
+    """A copy of every parameter of every part, by part and name."""
+    parts = {"model": whole.model, "vae": whole.vae, "unet": whole.unet, "text_tower": whole.text_tower}
+    return {
+        f"{part}.{name}": parameter.detach().clone()
+        for part, module in parts.items()
+        for name, parameter in module.named_parameters()
+    }
