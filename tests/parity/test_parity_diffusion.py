@@ -1,15 +1,18 @@
 """The image decoder against the numbers the published code produced, case by case."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 from helpers_decoder import quiet, recorded_config, recorded_processor, recorded_prompt, write_recorded_native_file
 from PIL import Image
 
 from emu2 import Box, Emu2ImagePipeline
 from emu2.convert import load_native, save_published
+from emu2.decoder.presets import scheduler_config
 
 CASES = [
     *(
@@ -121,6 +124,12 @@ def test_every_step_from_recorded_embeddings_and_noise(key, recorded, pipe, monk
         raw = pipe.decode_latents(seen["latents"][-1])
         assert_within("image_raw", raw, tensors[f"{key}.image_raw"], LIMITS["image_raw"])
     assert_same_picture(as_levels(result.images[0]), tensors[f"{key}.image_u8"])
+
+
+def test_the_preset_scheduler_is_the_recorded_one(parity_dir):
+    recorded = json.loads((parity_dir / "fixture_config.json").read_text())["scheduler"]
+    preset = EulerDiscreteScheduler.from_config(scheduler_config("sdxl"))
+    assert {name: preset.config[name] for name in recorded} == recorded
 
 
 # End to end: prompts through tokeniser, language model and vision tower

@@ -261,7 +261,7 @@ def test_without_an_encoder_it_decodes_ready_embeddings(pipe):
         ("DPMSolverMultistepScheduler", {}),
         ("EulerAncestralDiscreteScheduler", {}),
         ("HeunDiscreteScheduler", {}),
-        ("PNDMScheduler", {"skip_prk_steps": True}),
+        ("PNDMScheduler", {}),
         ("UniPCMultistepScheduler", {}),
         ("LCMScheduler", {}),
         ("EulerDiscreteScheduler", {"prediction_type": "v_prediction"}),
@@ -324,7 +324,9 @@ def test_diffusers_guidance_cut_off_switches_to_the_conditional_row(pipe, monkey
     assert torch.equal(calls[1][1]["encoder_hidden_states"], conditional)
 
 
-def test_progress_bar_counts_the_steps(pipe, capsys):
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "PNDMScheduler"])
+def test_progress_bar_counts_the_steps(pipe, capsys, name):
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=False)
     pipe("a cat", num_inference_steps=3)
     assert "3/3" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig
 
@@ -69,6 +69,8 @@ def test_scheduler_is_the_published_one():
     assert scheduler.timesteps[0] == 981
     assert scheduler.timesteps[-1] == 1
     assert float(scheduler.init_noise_sigma) == pytest.approx(13.158, abs=1e-3)
+    swapped = DDIMScheduler.from_config(scheduler.config)
+    assert swapped.config.clip_sample is False  # latents are no pixels
     assert presets.scheduler_config("sd21", prediction_type="v_prediction")["prediction_type"] == "v_prediction"
 
 

@@ -80,6 +80,16 @@ def test_optional_parts_and_settings_survive(image_pipe, tmp_path):
     assert torch.equal(draw(whole).images, draw(image_pipe).images)
 
 
+def test_parts_given_later_are_used_and_saved(image_pipe, tmp_path):
+    """As with a pipeline from a native file, which holds no tokeniser."""
+    parts = {**image_pipe.components, "processor": None, "safety_checker": None, "feature_extractor": None}
+    pipe = Emu2ImagePipeline(**parts)
+    pipe.processor = image_pipe.processor
+    assert torch.equal(draw(pipe).images, draw(image_pipe).images)
+    pipe.save_pretrained(tmp_path)
+    assert torch.equal(draw(Emu2ImagePipeline.from_pretrained(tmp_path)).images, draw(image_pipe).images)
+
+
 def test_dtype_of_all_parts_is_an_argument_and_float32_by_default(image_pipe, tmp_path):
     image_pipe.save_pretrained(tmp_path)
     for options, dtype in (({}, torch.float32), ({"dtype": torch.bfloat16}, torch.bfloat16)):

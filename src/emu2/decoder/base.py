@@ -55,6 +55,12 @@ class Emu2DecoderPipeline(PromptEncodingMixin, DiffusionPipeline):
                     f"{self._embedding_dim} (cross_attention_dim): these two were not made for each other."
                 )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A part that was left out may be given later; diffusers alone would use it, but not save it."""
+        super().__setattr__(name, value)
+        if value is not None and getattr(self, "_internal_dict", {}).get(name) == (None, None):
+            self.register_modules(**{name: value})
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
         """Load a folder written by `save_pretrained`.
@@ -184,8 +190,9 @@ class Emu2DecoderPipeline(PromptEncodingMixin, DiffusionPipeline):
         if "generator" in inspect.signature(scheduler.step).parameters:
             step_options["generator"] = generator
         # Schedulers of higher order take several evaluations per step, and some a few more to start with.
-        warmup_steps = len(timesteps) - (len(timesteps) // scheduler.order) * scheduler.order
-        with self.progress_bar(total=len(timesteps) // scheduler.order) as progress:
+        steps = scheduler.num_inference_steps
+        warmup_steps = max(len(timesteps) - steps * scheduler.order, 0)
+        with self.progress_bar(total=steps) as progress:
             for index, timestep in enumerate(timesteps):
                 if self._interrupt:
                     break

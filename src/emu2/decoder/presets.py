@@ -142,6 +142,11 @@ _SCHEDULER: dict[str, Any] = {
     "timestep_spacing": "leading",
     "timestep_type": "discrete",
     "steps_offset": 1,
+    # Not read by the Euler scheduler, but by those that may take its place through `from_config` (DDIM, PNDM).
+    "clip_sample": False,
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
 }
 
 _UNETS = {"sdxl": _SDXL_UNET, "sd21": _SD21_UNET, "debug": _DEBUG_UNET, "debug_sd21": _DEBUG_SD21_UNET}
