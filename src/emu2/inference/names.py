@@ -11,7 +11,7 @@ SIZE_NAMES = ("37b", "37b-chat", "37b-gen")
 
 def explain_missing(name: str) -> str:
     """Why there is nothing to load under this name, and what to do."""
-    how = "Give the folder of a model: one you trained (`make demo` makes a small one, demo/model), or published weights."
+    how = "Give a model's folder: one you trained (`make demo` makes a small one, demo/model), or published weights."
     if name == DEFAULT_NAME:
         return f"The small model {DEFAULT_NAME!r} does not ship with this version of emu2. {how}"
     if name in SIZE_NAMES:
