@@ -1,5 +1,6 @@
 """Every published form and ours hold the same bits, in both directions."""
 
+import copy
 import json
 
 import pytest
@@ -127,6 +128,48 @@ def test_a_part_of_a_published_model_may_be_offloaded_to_disk(tiny_model, tmp_pa
     ids = torch.tensor([[1, 5, 9]])
     with torch.no_grad():
         assert torch.allclose(model(input_ids=ids).logits, tiny_model(input_ids=ids).logits, atol=1e-6)
+
+
+def test_our_folders_load_by_every_entry(tiny_config, tiny_model, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    tiny_model.save_pretrained(tmp_path / "plain", max_shard_size="60KB")
+    assert_same(AutoModelForImageTextToText.from_pretrained(tmp_path / "plain"), tiny_model)
+    model = Emu2ForConditionalGeneration.from_pretrained(
+        tmp_path / "plain", num_query=16, attn_implementation="eager", torch_dtype="float32"
+    )
+    assert (model.config.num_query, model.config._attn_implementation) == (16, "eager")
+    assert model.config.name_or_path == str(tmp_path / "plain")
+
+    tied = copy.deepcopy(tiny_config)
+    tied.text_config.tie_word_embeddings = tied.tie_word_embeddings = True
+    tied_model = Emu2ForConditionalGeneration(tied)
+    tied_model.save_pretrained(tmp_path / "tied")
+    loaded = Emu2ForConditionalGeneration.from_pretrained(tmp_path / "tied")
+    assert_same(loaded, tied_model)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+def test_generation_settings_come_with_the_folder(tiny_model, tmp_path):
+    tiny_model.generation_config.max_new_tokens = 7
+    tiny_model.save_pretrained(tmp_path)
+    assert Emu2ForConditionalGeneration.from_pretrained(tmp_path).generation_config.max_new_tokens == 7
+
+
+@pytest.mark.parametrize("bits", ["load_in_8bit", "load_in_4bit"])
+def test_a_published_folder_loads_quantised_as_our_own_does(tiny_model, tmp_path, bits):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes, an optional extra, is not installed")
+    from transformers import BitsAndBytesConfig
+
+    tiny_model.save_pretrained(tmp_path / "ours")
+    write_hf_folder(tiny_model, tmp_path / "hf")
+    quantization = BitsAndBytesConfig(**{bits: True})
+    ours, theirs = (
+        Emu2ForConditionalGeneration.from_pretrained(tmp_path / name, quantization_config=quantization)
+        for name in ("ours", "hf")
+    )
+    assert ours.model.language_model.layers[0].mlp.up_proj.weight.dtype in (torch.int8, torch.uint8)
+    assert_same(ours, theirs)
 
 
 def test_published_to_ours_to_published_is_lossless(tiny_model, tmp_path):

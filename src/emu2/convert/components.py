@@ -18,14 +18,14 @@ from emu2.model.weight_files import Checkpoint
 _OLD_ATTENTION = (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
 
 
-def empty_unet(config: Mapping[str, Any] | None = None) -> nn.Module:
+def empty_unet(config: Mapping[str, Any] | None = None) -> Any:
     """A `UNet2DConditionModel` without storage; the published one by default."""
     from diffusers import UNet2DConditionModel
 
     return _empty(UNet2DConditionModel, config if config is not None else presets.unet_config("sdxl"))
 
 
-def empty_vae(config: Mapping[str, Any] | None = None) -> nn.Module:
+def empty_vae(config: Mapping[str, Any] | None = None) -> Any:
     """An `AutoencoderKL` without storage; the published one by default."""
     from diffusers import AutoencoderKL
 
@@ -45,12 +45,12 @@ def safety_checker_config(fields: Mapping[str, Any] | None = None) -> Any:
     return CLIPConfig(**dict(fields if fields is not None else presets.safety_checker_config()))
 
 
-def empty_safety_checker(config: Mapping[str, Any] | None = None) -> nn.Module:
+def empty_safety_checker(config: Mapping[str, Any] | None = None) -> Any:
     """A `StableDiffusionSafetyChecker` without storage; the published one by default."""
     return meta_model(safety_checker_class(), safety_checker_config(config))
 
 
-def _empty(cls: Any, config: Mapping[str, Any]) -> nn.Module:
+def _empty(cls: Any, config: Mapping[str, Any]) -> Any:
     # Configurations saved by older versions of diffusers carry fields that are no arguments today; it prints them.
     with torch.device("meta"), redirect_stdout(StringIO()):
         return cls.from_config(dict(config))

@@ -99,7 +99,7 @@ def load_native(
     if variant != "gen":
         return model
 
-    placed = {"dtype": target_dtype, "device": target_device, "check_finite": check_finite}
+    placed: dict[str, Any] = {"dtype": target_dtype, "device": target_device, "check_finite": check_finite}
     unet = components.empty_unet(unet_config or parts.get("unet"))
     components.fill_module(unet, checkpoint, groups["unet"], **placed)
     vae = components.empty_vae(vae_config or parts.get("vae"))

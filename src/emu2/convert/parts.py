@@ -7,10 +7,10 @@ every tensor whether it was copied, resized, made fresh or left unused.
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from transformers.utils import logging
 
 from emu2 import tokens
 from emu2.configuration import Emu2Config
-from emu2.convert import components
 from emu2.convert.native import build_pipeline
+from emu2.convert.report import PartReport
+from emu2.convert.sdxl import build_decoder
 from emu2.model.eva import resize_pos_embed
 from emu2.model.key_map import ReadingPlan
 from emu2.model.pretrained import check_finite as refuse_non_finite
@@ -34,25 +35,9 @@ from emu2.model.weight_files import Checkpoint, open_checkpoint
 _TOWER_PREFIXES = ("visual.", "visual.trunk.", "")
 #: What such files hold beside the tower's blocks. Emu2 reads the last block's output, without norm or head.
 _TOWER_UNUSED = ("norm.", "fc_norm.", "head.")
-_CLIP_UNUSED = ("text.", "logit_scale", "logit_bias")
+_CLIP_UNUSED = ("text.", "logit_scale", "logit_bias", "visual.head.")
 #: Head size of EVA-02-CLIP-E-plus; its files do not say it.
 _EVA_HEAD_SIZE = 112
-
-
-@dataclass
-class PartReport:
-    """What became of one part, by our names (of the file's, for `unused`)."""
-
-    source: str | None
-    copied: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        counts = [("copied", self.copied), ("resized", self.resized), ("fresh", self.fresh), ("unused", self.unused)]
-        said = ", ".join(f"{len(names)} {what}" for what, names in counts if names)
-        return f"{said or 'nothing'} ({self.source or 'from scratch'})"
 
 
 @dataclass
@@ -137,7 +122,7 @@ def from_parts(
     target, place = resolve_dtype(dtype), resolve_device(device or "cpu")
 
     made: dict[str, _Made] = {}
-    report = {"vision tower": PartReport(vision and str(vision)), "language model": PartReport(None)}
+    report = {"vision tower": PartReport(None if vision is None else str(vision)), "language model": PartReport(None)}
     if tower is not None:
         made.update(tower.tensors(config, report["vision tower"], finite=check_finite))
     if text is not None:
@@ -159,7 +144,15 @@ def from_parts(
         )
     result = FreshEmu2(model, report)
     if decoder is not None:
-        _add_decoder(result, Path(decoder), config, target, place, seed, check_finite)
+        result.unet, result.vae, result.scheduler_config, decoder_report = build_decoder(
+            Path(decoder),
+            config.vision_config.hidden_size,
+            dtype=target,
+            device=place,
+            seed=seed,
+            check_finite=check_finite,
+        )
+        report.update(decoder_report)
     return result
 
 
@@ -260,7 +253,7 @@ class _Tower:
                 made[ours] = _Made((1, 1 + grid * grid, shape[2]), self._resized(source, grid, finite))
                 report.resized.append(ours)
             else:
-                made[ours] = _Made(shape, lambda source=source: _read(self.checkpoint, source, finite=finite))
+                made[ours] = _Made(shape, partial(_read, self.checkpoint, source, finite=finite))
                 report.copied.append(ours)
         return made
 
@@ -311,7 +304,7 @@ class _LanguageModel:
                 made[name] = _Made((total, *shape[1:]), self._extended(source, total, finite))
                 report.resized.append(name)
             else:
-                made[name] = _Made(shape, lambda source=source: _read(self.checkpoint, source, finite=finite))
+                made[name] = _Made(shape, partial(_read, self.checkpoint, source, finite=finite))
                 report.copied.append(name)
         return made
 
@@ -322,69 +315,6 @@ class _LanguageModel:
             return torch.cat([old.float(), mean.expand(total - old.shape[0], -1)])
 
         return extend
-
-
-def _add_decoder(
-    result: FreshEmu2,
-    folder: Path,
-    config: Emu2Config,
-    dtype: torch.dtype,
-    device: torch.device,
-    seed: int,
-    check_finite: bool,
-) -> None:
-    """U-Net and autoencoder of SDXL, the U-Net reading Emu2's embeddings in place of its text encoders'."""
-    for name in ("unet", "vae"):
-        if not (folder / name / "config.json").is_file():
-            raise ValueError(f"{folder} is not an SDXL folder: looked for {name}/config.json.")
-    width = config.vision_config.hidden_size
-    fields = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-    if fields.get("addition_embed_type") != "text_time":
-        raise ValueError(f"{folder}/unet is not of SDXL's form: addition_embed_type is not 'text_time'.")
-    # six size numbers (original, crop, target), each embedded on its own; diffusers puts them behind the text's mean
-    size_columns = 6 * fields["addition_time_embed_dim"]
-    fields = {
-        **fields,
-        "cross_attention_dim": width,
-        "projection_class_embeddings_input_dim": width + size_columns,
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
-    }
-    placed = {"dtype": dtype, "device": device, "check_finite": check_finite}
-    generator = torch.Generator().manual_seed(seed)
-    unet = components.empty_unet(fields)
-    wanted = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
-    checkpoint = open_checkpoint(folder / "unet")
-    report = result.report["U-Net"] = PartReport(str(folder / "unet"))
-    special: dict[str, Callable[[Tensor], Tensor]] = {}
-    for name, shape in wanted.items():
-        if name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")):
-            special[name] = lambda _, shape=shape: _linear_start(shape, generator)
-            report.fresh.append(name)
-        elif name == "add_embedding.linear_1.weight":
-            special[name] = lambda old, shape=shape: torch.cat(
-                [_linear_start(shape, generator)[:, :-size_columns], old[:, -size_columns:].float()], dim=1
-            )
-            report.resized.append(name)
-        else:
-            report.copied.append(name)
-    sources = {name: name for name in checkpoint}
-    result.unet = components.fill_module(unet, checkpoint, sources, special=special, **placed)
-
-    vae_files = open_checkpoint(folder / "vae")
-    vae_sources = {components.modern_vae_name(name): name for name in vae_files}
-    vae = components.empty_vae(json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")))
-    result.vae = components.fill_module(vae, vae_files, vae_sources, **placed)
-    result.report["VAE"] = PartReport(str(folder / "vae"), copied=list(vae_sources))
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    if scheduler.is_file():
-        result.scheduler_config = json.loads(scheduler.read_text(encoding="utf-8"))
-
-
-def _linear_start(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """What `nn.Linear` starts with: uniform within one over the root of the number of inputs."""
-    bound = 1 / math.sqrt(shape[1])
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from emu2.model.weight_files import open_checkpoint
 PublishedLayout = Literal["hf-base", "hf-chat", "hf-gen"]
 
 #: What the published model_index.json says of each part.
-_MODEL_INDEX = {
+_MODEL_INDEX: dict[str, Any] = {
     "_class_name": "EmuVisualGenerationPipeline",
     "_diffusers_version": "0.21.2",
     "feature_extractor": ["transformers", "CLIPImageProcessor"],
@@ -68,7 +68,7 @@ def load_published(
     if not is_pipeline:
         return model
 
-    placed = {"dtype": model.dtype, "device": device, "check_finite": check_finite}
+    placed: dict[str, Any] = {"dtype": model.dtype, "device": device, "check_finite": check_finite}
     loaded: dict[str, Any] = {}
     for name, empty in (("unet", components.empty_unet), ("vae", components.empty_vae)):
         checkpoint = open_checkpoint(folder / name)

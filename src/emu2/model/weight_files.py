@@ -39,6 +39,8 @@ SINGLE_NAMES = (
     "diffusion_pytorch_model.fp16.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 
 #: How much of a plain pickle is looked through for the names it calls.
