@@ -53,7 +53,7 @@ def save_pipeline(folder: Path, *, video: bool = False) -> Path:
         processor=processor,
         unet=unet,
         vae=AutoencoderKL(**decoder_presets.vae_config("debug")),
-        scheduler=EulerDiscreteScheduler(**decoder_presets.scheduler_config("debug")),
+        scheduler=EulerDiscreteScheduler.from_config(decoder_presets.scheduler_config("debug")),
     )
     pipeline.save_pretrained(folder)
     return folder
