@@ -1,11 +1,14 @@
 """The recorded weights of the published code load strictly through the shipped converters."""
 
+import shutil
+
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from emu2 import Emu2Config
-from emu2.convert import load_native, save_native
+from emu2 import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
+from emu2.convert import inspect, load_native, save_native, save_published, to_ours
 
 _VOCABULARIES = ("decoder.lm.model.embed_tokens.weight", "decoder.lm.lm_head.weight")
 _VARIANTS = {"base224": "base", "base224q16": "base", "chat448": "chat"}
@@ -92,3 +95,29 @@ def test_recorded_image_generation_weights_load_strictly(recorded, tmp_path):
     again = load_file(tmp_path / "again.safetensors")
     assert set(again) == set(state)
     assert all(torch.equal(again[key], tensor.float()) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize("name", ["base224", "chat448"])
+def test_a_published_folder_with_its_tokeniser_becomes_a_complete_folder_of_ours(recorded, shared_dir, tmp_path, name):
+    """Published weights and tokeniser files in, everything `from_pretrained` needs out."""
+    if not (shared_dir / "tokenizer" / "tokenizer.json").is_file():
+        pytest.skip(f"no published tokeniser at {shared_dir / 'tokenizer'}")
+    variant = _VARIANTS[name]
+    save_file(_state(recorded, name), tmp_path / "native.safetensors")
+    model = load_native(tmp_path / "native.safetensors", variant, config=_config(recorded[3], name))
+    published = tmp_path / "published"
+    save_published(model, published, f"hf-{variant}")
+    for file in (shared_dir / "tokenizer").iterdir():
+        shutil.copyfile(file, published / file.name)
+
+    assert to_ours(published, tmp_path / "ours") == f"hf-{variant}"
+    assert inspect(tmp_path / "ours").missing == []
+    processor = Emu2Processor.from_pretrained(tmp_path / "ours")
+    again = Emu2ForConditionalGeneration.from_pretrained(tmp_path / "ours")
+    picture = Image.new("RGB", (50, 40), "red")
+    inputs = processor([["[USER]: ", picture, "Describe"]], return_tensors="pt")
+    assert (inputs["input_ids"] == 32003).sum() == model.config.num_query
+    assert (32272 in inputs["input_ids"]) == (variant == "chat")  # [USER], plain text in the base vocabulary
+    with torch.no_grad():
+        expected, found = (m(**inputs).logits for m in (model, again))
+    assert torch.equal(expected, found)

@@ -216,19 +216,10 @@ def _load(source: Path, dtype: "torch.dtype | None", *, pipeline: bool) -> Any:
 
 
 def _processor(tokenizer: Path, config: Any) -> Any:
-    from emu2.processing.image import Emu2ImageProcessor
-    from emu2.processing.processor import Emu2Processor
-    from emu2.processing.tokenizer import check_tokenizer, load_tokenizer
+    from emu2.convert.ours import processor_for
 
     with bad_usage("--tokenizer"):
-        loaded = load_tokenizer(tokenizer)
-        check_tokenizer(loaded, config)
-    return Emu2Processor(
-        image_processor=Emu2ImageProcessor(size=config.vision_config.image_size),
-        tokenizer=loaded,
-        num_query=config.num_query,
-        num_video_query=config.num_video_query,
-    )
+        return processor_for(tokenizer, config)
 
 
 def _save_processor(tokenizer: Path, output: Path) -> None:

@@ -228,20 +228,32 @@ def _write_decoder(
             part.save_pretrained(folder / name)
 
 
-def _processor_of(folder: Path, config: Emu2Config) -> Any:
-    """The processor of a published folder that has a tokeniser, None for others."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        return None
+def processor_for(folder: str | Path, config: Emu2Config) -> Any:
+    """The processor of a model, with the tokeniser in `folder`: ours, or LLaMA's published files.
+
+    Raises:
+        ValueError: no tokeniser there, or one that does not fit the model (says what is missing or different).
+    """
+    from emu2 import tokens
     from emu2.processing.image import Emu2ImageProcessor
     from emu2.processing.processor import Emu2Processor
-    from emu2.processing.tokenizer import load_tokenizer
+    from emu2.processing.tokenizer import check_tokenizer, load_tokenizer
 
+    added = config.text_config.vocab_size - config.pad_token_id
+    tokenizer = load_tokenizer(folder, chat=added == len(tokens.special_tokens(chat=True)))
+    check_tokenizer(tokenizer, config)
     return Emu2Processor(
         image_processor=Emu2ImageProcessor(size=config.vision_config.image_size),
-        tokenizer=load_tokenizer(folder),
+        tokenizer=tokenizer,
         num_query=config.num_query,
         num_video_query=config.num_video_query,
     )
+
+
+def _processor_of(folder: Path, config: Emu2Config) -> Any:
+    """The processor of a published folder that has a tokeniser, None for others."""
+    has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    return processor_for(folder, config) if has_one else None
 
 
 def _json(path: Path) -> dict[str, Any]:
