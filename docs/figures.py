@@ -53,11 +53,11 @@ class Drawing:
             f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1.5" stroke-linejoin="round"{end}/>'
         )
 
-    def module(self, x, y, width, height, name, *notes, fill=PAPER, line=INK) -> None:
+    def module(self, x, y, width, height, name, *notes, fill=PAPER, line=INK, size=15) -> None:
         """A box with a name and lines of explanation, centred."""
         self.box(x, y, width, height, fill=fill, line=line)
         top = y + height / 2 - 8.5 * len(notes) + 5
-        self.text(x + width / 2, top, name, bold=True, size=15)
+        self.text(x + width / 2, top, name, bold=True, size=size)
         for number, note in enumerate(notes, start=1):
             self.text(x + width / 2, top + 17 * number, note, size=12, color=SOFT)
 
@@ -108,7 +108,7 @@ def draw_model(file: Path) -> None:
     for first, last, name in ((0, 0, "lm_head"), (1, 4, "project_down"), (6, 9, "lm_head")):
         fill, line = (ORANGE_FILL, ORANGE) if name == "project_down" else (BLUE_FILL, BLUE)
         d.box(column(first) - 2, 168, column(last) + chip_width - column(first) + 4, 40, fill=fill, line=line)
-        d.text((middle(first) + middle(last)) / 2, 193, name, bold=True, size=14)
+        d.text((middle(first) + middle(last)) / 2, 193, name, bold=True, size=14 if first else 12.5)
     for index, word in enumerate(targets):
         if word is not None:
             d.arrow((middle(index), 244), (middle(index), 208))
@@ -124,7 +124,16 @@ def draw_model(file: Path) -> None:
     d.text(left - 16, 354, "reads", size=13, color=SOFT, anchor="start")
     for first, last, name in ((0, 1, "token embeddings"), (2, 5, "project_up"), (6, 10, "token embeddings")):
         fill, line = (ORANGE_FILL, ORANGE) if name == "project_up" else (BLUE_FILL, BLUE)
-        d.module(column(first) - 4, 436, column(last) + chip_width - column(first) + 8, 42, name, fill=fill, line=line)
+        d.module(
+            column(first) - 4,
+            436,
+            column(last) + chip_width - column(first) + 8,
+            42,
+            name,
+            fill=fill,
+            line=line,
+            size=14,
+        )
     for index in range(len(inputs)):
         d.arrow((middle(index), 436), (middle(index), 401))
 

@@ -29,8 +29,6 @@ FLOORS = {
     "recipes": 5,
     "cli": 6,
 }
-#: The one arrow between neighbours on a floor: to load a published file is to convert it.
-SIDEWAYS = {("inference", "convert")}
 #: Modules of floor 0 that may import each other, in this order.
 GROUND = ("tokens", "configuration", "presets")
 #: The package's own front door: it names modules of every floor, and imports none before they are asked for.
@@ -100,7 +98,7 @@ def test_modules_import_from_lower_floors_and_their_own_part_only(trees):
             other = part_of(public_home(imported))
             below = FLOORS.get(other, 99) < FLOORS[part]
             on_the_ground = part in GROUND and other in GROUND[: GROUND.index(part)]
-            if other != part and not below and not on_the_ground and (part, other) not in SIDEWAYS:
+            if other != part and not below and not on_the_ground:
                 wrong.append(f"{file.relative_to(ROOT)}:{line} ({part}, floor {FLOORS[part]}) imports {imported}")
     assert not wrong, "\n".join(wrong)
 
