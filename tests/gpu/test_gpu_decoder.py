@@ -61,6 +61,13 @@ def test_offloading_changes_nothing_and_frees_the_device(pipe, way):
             assert {p.device.type for p in getattr(pipe, name).parameters()} <= {"cpu", "meta"}, name
 
 
+def test_group_offload_changes_nothing(pipe):
+    expected = [draw(pipe, prompt) for prompt in PROMPTS]
+    pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")
+    for prompt, images in zip(PROMPTS, expected, strict=True):
+        torch.testing.assert_close(draw(pipe, prompt), images, atol=2e-3, rtol=1e-2)
+
+
 def test_the_encoder_may_stay_on_the_cpu(pipe):
     expected = draw(pipe, "a red cat")
     pipe.unet.to("cuda")

@@ -12,6 +12,7 @@ from helpers_decoder import euler, picture, quiet, tiny_encoder, tiny_unet, tiny
 from PIL import Image
 
 from emu2 import Box, Emu2ImagePipeline, Video
+from emu2.decoder.placement import execution_device
 
 STEPS = {"num_inference_steps": 2}
 
@@ -367,6 +368,14 @@ def test_sequential_offload_changes_nothing(pipe):
         assert next(part.parameters()).is_meta
     for prompt, images in zip(prompts, expected, strict=True):
         assert torch.equal(pipe(prompt, generator=seeded(0), output_type="pt", **STEPS).images, images)
+
+
+def test_group_offload_changes_nothing(pipe):
+    expected = [latents_of(pipe, prompt) for prompt in ("a cat", picture())]
+    pipe.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")
+    assert execution_device(pipe.unet) == torch.device("cpu")
+    for prompt, latents in zip(("a cat", picture()), expected, strict=True):
+        assert torch.equal(latents_of(pipe, prompt), latents)
 
 
 def test_half_precision_vae_is_upcast_where_it_says_so_and_put_back(pipe):

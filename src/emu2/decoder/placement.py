@@ -5,11 +5,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+# Not public, but the only way to ask; diffusers' own pipelines do the same.
+from diffusers.hooks.group_offloading import _get_group_onload_device
 from torch import nn
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Where a module's inputs belong: with offloading that is not where its weights lie at the moment."""
+    """Where a module's inputs belong: with offloading that is not where its weights lie at the moment.
+
+    Knows accelerate's hooks (model and sequential offload, device maps) and diffusers' own (group offload).
+    """
+    try:
+        return torch.device(_get_group_onload_device(module))
+    except ValueError:  # no group offload here
+        pass
     for submodule in module.modules():
         device = getattr(getattr(submodule, "_hf_hook", None), "execution_device", None)
         if device is not None:
