@@ -15,7 +15,6 @@ class DataConfig:
     max_length: longest sequence in tokens; a longer document is a bad sample.
     image_size: side of the pictures the world draws, in pixels.
     concepts: how many different things the world shows, or their names; None is all of them.
-    max_objects: most objects in one scene; None leaves it to the world.
     split: of the world's concepts.
     world: further fields of `emu2.world.WorldConfig`.
     pool: draw from only this many different records of each kind, so that frozen features can be kept; None draws new
@@ -29,7 +28,6 @@ class DataConfig:
     max_length: int = 512
     image_size: int = 64
     concepts: int | tuple[str, ...] | None = None
-    max_objects: int | None = None
     split: str = "train"
     world: dict[str, object] = field(default_factory=dict)
     pool: int | None = None

@@ -188,7 +188,7 @@ def with_overrides(config: RunConfig, settings: typing.Iterable[str]) -> RunConf
 
 def _is_open(parents: list[str]) -> bool:
     """Whether the dict at this path takes new keys (a table by name, not a dataclass)."""
-    return parents in (["optim", "part_lr"], ["data", "kinds"])
+    return parents in (["optim", "part_lr"], ["data", "kinds"], ["data", "world"])
 
 
 def _parse(text: str) -> Any:
