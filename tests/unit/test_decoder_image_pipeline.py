@@ -435,6 +435,22 @@ def test_one_clear_error(shared_pipe, arguments, said):
         shared_pipe(**{"prompt": "a cat", **STEPS, **arguments})
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"latents": torch.zeros(1, 4, 4, 8)},
+        {"generator": [torch.Generator()] * 2},
+        {"original_size": (-1, 16)},
+        {"negative_prompt": [["a"], ["b"]]},
+    ],
+)
+def test_refusals_come_before_the_roll_out(shared_pipe, monkeypatch, arguments):
+    calls = count_calls(monkeypatch, shared_pipe.multimodal_encoder, "generate_visual")
+    with pytest.raises(ValueError):  # noqa: PT011 (the messages are tested above)
+        shared_pipe("a cat", **STEPS, **arguments)
+    assert not calls
+
+
 def test_parts_that_do_not_belong_together_are_refused(pipe):
     parts = {**pipe.components, "unet": tiny_unet(embedding_dim=24)}
     with pytest.raises(ValueError, match=r"embeddings are 32 wide.*reads 24"):

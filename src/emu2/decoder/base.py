@@ -135,6 +135,12 @@ class Emu2DecoderPipeline(PromptEncodingMixin, DiffusionPipeline):
         if unknown:
             raise ValueError(f"A callback can read {self._callback_tensor_inputs}; {unknown} are not among them.")
 
+    def _check_noise(self, shape: tuple[int, ...], generator: Generators | None, latents: Tensor | None) -> None:
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ValueError(f"{shape[0]} samples are made, but {len(generator)} generators were given.")
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ValueError(f"latents must have shape {list(shape)}; got {list(latents.shape)}.")
+
     # Denoising and decoding
 
     def prepare_latents(
@@ -152,13 +158,10 @@ class Emu2DecoderPipeline(PromptEncodingMixin, DiffusionPipeline):
         Raises:
             ValueError: a list of generators of another length, or latents of another shape.
         """
-        if isinstance(generator, list) and len(generator) != shape[0]:
-            raise ValueError(f"{shape[0]} samples are made, but {len(generator)} generators were given.")
+        self._check_noise(shape, generator, latents)
         device = execution_device(self.unet)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        elif tuple(latents.shape) != shape:
-            raise ValueError(f"latents must have shape {list(shape)}; got {list(latents.shape)}.")
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
     def denoise(

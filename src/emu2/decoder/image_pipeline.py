@@ -187,19 +187,11 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
         )
         self._guidance_scale = guidance_scale
 
-        # 1. embeddings
-        conditional, unconditional = self._embeds(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_images_per_prompt
-        )
-        num_prompts = conditional.shape[0] // num_images_per_prompt
-
-        # 2. timesteps and noise
-        self.scheduler.set_timesteps(num_inference_steps, device=execution_device(self.unet))
-        factor = self.vae_scale_factor
-        shape = (conditional.shape[0], self.unet.config.in_channels, height // factor, width // factor)
-        latents = self.prepare_latents(shape, conditional.dtype, generator, latents)
-
-        # 3. size conditions: for every picture of a prompt, and for both rows of guidance, the same
+        # 1. shape of the noise, and the size conditions: for all pictures of a prompt the same
+        num_prompts = self._count_prompts(prompt, prompt_embeds)
+        rows, factor = num_prompts * num_images_per_prompt, self.vae_scale_factor
+        shape = (rows, self.unet.config.in_channels, height // factor, width // factor)
+        self._check_noise(shape, generator, latents)
         pairs = {
             "original_size": self._default_original_size if original_size is None else original_size,
             "crops_coords_top_left": crops_coords_top_left,
@@ -210,9 +202,18 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
             for name, pair in pairs.items()
         ]
 
+        # 2. embeddings
+        conditional, unconditional = self._embeds(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_images_per_prompt
+        )
+
+        # 3. timesteps and noise
+        self.scheduler.set_timesteps(num_inference_steps, device=execution_device(self.unet))
+        latents = self.prepare_latents(shape, conditional.dtype, generator, latents)
+
         # 4. denoise
         def predict(model_input: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
-            copies = embeds.shape[0] // shape[0]
+            copies = embeds.shape[0] // rows  # both rows of guidance have the same sizes
             conditions = added_conditions(embeds, *(pair.repeat(copies, 1) for pair in sizes))
             return self.unet(
                 model_input,

@@ -122,6 +122,15 @@ class PromptEncodingMixin:
             hook.pre_forward(self.multimodal_encoder)
         return self.multimodal_encoder
 
+    def _count_prompts(self, prompt: Prompts | None, prompt_embeds: Tensor | None) -> int:
+        """B, of well-formed prompts or embeddings; nothing has run yet."""
+        if prompt is not None and prompt_embeds is None:
+            return len(as_batch(prompt))
+        if prompt_embeds is None or prompt is not None:
+            raise ValueError("Give exactly one of prompt and prompt_embeds.")
+        self._check_embeds("prompt_embeds", prompt_embeds, None)
+        return prompt_embeds.shape[0]
+
     def _embeds(
         self,
         prompt: Prompts | None,
@@ -135,8 +144,6 @@ class PromptEncodingMixin:
         The P rows of one prompt follow each other; they share what the encoder did.
         """
         guided = self.do_classifier_free_guidance
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("Give exactly one of prompt and prompt_embeds.")
         if negative_prompt is not None and negative_prompt_embeds is not None:
             raise ValueError("Give negative_prompt or negative_prompt_embeds, not both.")
         negative: Tensor | None = None
@@ -147,7 +154,6 @@ class PromptEncodingMixin:
                 negative_prompt,
                 do_classifier_free_guidance=make_null,
             )
-        self._check_embeds("prompt_embeds", prompt_embeds, None)
         prompt_embeds = self._for_unet(prompt_embeds)
         rows = prompt_embeds.repeat_interleave(per_prompt, dim=0)
         if not guided:

@@ -119,18 +119,21 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
                 raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
         self._guidance_scale = guidance_scale
 
-        # 1. embeddings
+        # 1. shape of the noise
+        rows, factor = self._count_prompts(prompt, prompt_embeds) * num_videos_per_prompt, self.vae_scale_factor
+        shape = (rows, self.unet.config.in_channels, num_frames, height // factor, width // factor)
+        self._check_noise(shape, generator, latents)
+
+        # 2. embeddings
         conditional, unconditional = self._embeds(
             prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_videos_per_prompt
         )
 
-        # 2. timesteps and noise
+        # 3. timesteps and noise
         self.scheduler.set_timesteps(num_inference_steps, device=execution_device(self.unet))
-        factor, channels = self.vae_scale_factor, self.unet.config.in_channels
-        shape = (conditional.shape[0], channels, num_frames, height // factor, width // factor)
         latents = self.prepare_latents(shape, conditional.dtype, generator, latents)
 
-        # 3. denoise
+        # 4. denoise
         def predict(model_input: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
             return self.unet(model_input, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
 
@@ -144,7 +147,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
             callback_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
 
-        # 4. decode
+        # 5. decode
         frames = latents
         if output_type != "latent":
             clips = self.decode_clips(latents, decode_chunk_size or num_frames)
