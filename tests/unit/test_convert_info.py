@@ -114,6 +114,16 @@ def test_a_tensor_of_another_shape_is_noted(tiny_model, tmp_path):
     )
 
 
+def test_a_damaged_configuration_is_noted(tiny_model, tmp_path):
+    folder = write_hf_folder(tiny_model, tmp_path / "hf")
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "pad_token_id": 32000}))
+    told = "config.json has pad_token_id 32000 outside its vocabulary of 400"
+    assert any(told in note for note in inspect(folder).notes)
+    with pytest.raises(ValueError, match="pad_token_id 32000 outside its vocabulary"):
+        Emu2ForConditionalGeneration.from_pretrained(folder)
+
+
 def test_other_folders(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 

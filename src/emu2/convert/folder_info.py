@@ -259,8 +259,12 @@ def _compare(info: FolderInfo, folder: Path, listed: Mapping[str, TensorInfo]) -
     fields = _json(folder / "config.json")
     if fields is None or not listed:
         return
-    config = published_to_config(fields) if is_published_config(fields) else Emu2Config.from_dict(fields)
-    empty = meta_model(Emu2ForConditionalGeneration, config)
+    try:
+        config = published_to_config(fields) if is_published_config(fields) else Emu2Config.from_dict(fields)
+        empty = meta_model(Emu2ForConditionalGeneration, config)
+    except Exception as error:  # whatever a damaged configuration may raise; the rest can still be told
+        info.notes.append(f"no model can be built from config.json: {error}")
+        return
     plan = plan_reading(listed, recognise_scheme(listed) or "ours")
     if fields.get("quantization_config"):
         info.notes.append("weights are quantised; shapes are not compared")

@@ -64,6 +64,10 @@ def published_to_config(fields: Mapping[str, Any]) -> Emu2Config:
     except KeyError as error:
         raise ValueError(f"The published config.json lacks the field {error}.") from error
     first = fields.get("pad_token_id") or tokens.LLAMA_VOCAB_SIZE
+    if first >= fields["vocab_size"]:
+        raise ValueError(
+            f"The published config.json has pad_token_id {first} outside its vocabulary of {fields['vocab_size']}."
+        )
     config = Emu2Config(
         vision_config=vision_config,
         text_config=text_config,
