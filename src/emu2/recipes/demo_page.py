@@ -25,15 +25,15 @@ _SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "counting": (
         "It continues a pattern",
-        f"{SHOTS} pictures with answers, then one without: the model has to see that counting is asked for, and in what "
-        "form. Nothing else says so.",
+        f"{SHOTS} pictures with answers, then one without: the model has to see that counting is asked for, and in "
+        "what form. Nothing else says so.",
         ("Input: demonstrations, then the query", "What the model wrote", "Truth"),
     ),
     "drawings": (
         "It draws from words",
         "The language model writes sixteen visual embeddings after the words; the decoder turns them into a picture "
-        f"(guidance {GUIDANCE}). A drawing counts as right if every thing, its place and the background can be read back "
-        "from its pixels by comparing each quarter with the original drawings; the model has no part in that reading.",
+        f"(guidance {GUIDANCE}). A drawing counts as right if every thing, its place and the background can be read "
+        "back from its pixels by comparing each quarter with the original drawings; the model has no part in that.",
         ("Input", "What the model drew", "Truth: the scene the words tell"),
     ),
     "autoencoding": (
@@ -44,18 +44,18 @@ _SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "naming": (
         "Where it ends: new words in context",
-        f"Two made-up words are bound to two things by {SHOTS} demonstrations; which word fits the last picture? The words "
-        "are new in every episode, so only the context can tell. Larger models learn this with far more training; the "
-        "figure beside chance says how far this one got.",
+        f"Two made-up words are bound to two things by {SHOTS} demonstrations; which word fits the last picture? The "
+        "words are new in every episode, so only the context can tell. Larger models learn it with far more training; "
+        "the figure beside chance says how far this one got.",
         ("Input: the words, demonstrations, then the query", "What the model wrote", "Truth"),
     ),
 }
 
 _LIMITS = (
-    "Everything it knows are {things} things on plain backgrounds in four places. What is new in the pictures above is the "
-    "scene: which things stand where, how many, on what colour. A thing it never saw it cannot name or draw.",
-    "Pictures are 64 pixels wide and a little soft: the autoencoder keeps eight numbers of every 4 by 4 pixels, and was trained for "
-    "minutes.",
+    "Everything it knows are {things} things on plain backgrounds in four places. What is new in the pictures above is "
+    "the scene: which things stand where, how many, on what colour. A thing it never saw it cannot name or draw.",
+    "Pictures are 64 pixels wide and a little soft: the autoencoder keeps a few numbers of every 4 by 4 pixels, and "
+    "was trained for minutes.",
     "Its language is the handful of sentences above. It was never asked to chat, and it cannot.",
     "Made-up words in context: see the last section. Video, editing and boxes need stages this demo does not run.",
 )
@@ -64,39 +64,45 @@ _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Emu2 from nothing</title>
 <style>
-:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e3e8ee; --card:#fff; --page:#f5f7fa; --good:#1a8f5a; --bad:#c2483d; --accent:#3461c9 }
-@media (prefers-color-scheme: dark) { :root { --ink:#e8edf3; --soft:#97a5b6; --line:#2a3542; --card:#18212c; --page:#10171f;
-  --good:#4cc38a; --bad:#f0857b; --accent:#85a8ff } }
+:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e3e8ee; --card:#fff; --page:#f5f7fa; --good:#1a8f5a; --bad:#c2483d }
+@media (prefers-color-scheme: dark) { :root { --ink:#e8edf3; --soft:#97a5b6; --line:#2a3542; --card:#18212c;
+  --page:#10171f; --good:#4cc38a; --bad:#f0857b } }
 * { box-sizing:border-box }
-body { margin:0; background:var(--page); color:var(--ink); font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif }
+body { margin:0; background:var(--page); color:var(--ink); font:16px/1.55 system-ui,"Segoe UI",sans-serif }
 main { max-width:1080px; margin:0 auto; padding:40px 20px 80px }
 h1 { font-size:34px; margin:0 0 6px; letter-spacing:-.5px } h2 { font-size:23px; margin:52px 0 4px }
 p { margin:6px 0 14px; color:var(--soft); max-width:76ch }
 .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:12px; margin:22px 0 }
 .card { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:14px 16px }
-.card b { display:block; font-size:27px; letter-spacing:-.5px } .card span { color:var(--soft); font-size:13.5px; line-height:1.35; display:block }
+.card b { display:block; font-size:27px; letter-spacing:-.5px }
+.card span { color:var(--soft); font-size:13.5px; line-height:1.35; display:block }
 .table { overflow-x:auto; background:var(--card); border:1px solid var(--line); border-radius:12px }
-table { border-collapse:collapse; width:100% } th { text-align:left; font-size:13px; color:var(--soft); font-weight:600; padding:10px 14px }
+table { border-collapse:collapse; width:100% }
+th { text-align:left; font-size:13px; color:var(--soft); font-weight:600; padding:10px 14px }
 td { border-top:1px solid var(--line); padding:10px 14px; vertical-align:middle }
-td.mark { width:34px; font-size:19px; font-weight:700; text-align:center } .yes { color:var(--good) } .no { color:var(--bad) }
-img { image-rendering:pixelated; border-radius:6px; display:block } .seq { display:flex; flex-wrap:wrap; gap:8px; align-items:center }
+td.mark { width:34px; font-size:19px; font-weight:700; text-align:center }
+.yes { color:var(--good) } .no { color:var(--bad) }
+img { image-rendering:pixelated; border-radius:6px; display:block }
+.seq { display:flex; flex-wrap:wrap; gap:8px; align-items:center }
 .note { color:var(--soft); font-size:13px } code, pre { font:13.5px ui-monospace,Menlo,Consolas,monospace }
 pre { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:14px; overflow-x:auto }
-.curves { display:grid; grid-template-columns:repeat(auto-fit,minmax(310px,1fr)); gap:12px } .curves .card { padding:12px }
-svg text { fill:var(--soft); font:11px system-ui,sans-serif } .axis { stroke:var(--line) } .line { fill:none; stroke-width:1.8 }
+.curves { display:grid; grid-template-columns:repeat(auto-fit,minmax(310px,1fr)); gap:12px }
+.curves .card { padding:12px }
+svg text { fill:var(--soft); font:11px system-ui,sans-serif } .axis { stroke:var(--line) }
+.line { fill:none; stroke-width:1.8 }
 li { color:var(--soft); margin:6px 0; max-width:80ch }
 </style></head><body><main>
 <h1>Emu2, from nothing, in $minutes</h1>
-<p>A small Emu2 of $parameters numbers, trained by one command on this machine ($machine) through the stages of the paper:
-contrastive vision, captioning, unified text and picture prediction, and a diffusion decoder. Every picture below shows a scene
-that training never drew; the rows are the first ones in order, none left out. ($form form, seed $seed)</p>
+<p>A small Emu2 of $parameters numbers, trained by one command on this machine ($machine) through the stages of the
+paper: contrastive vision, captioning, unified text and picture prediction, and a diffusion decoder. Every picture below
+shows a scene that training never drew; the rows are the first in order, none left out. ($form form, seed $seed)</p>
 <div class="cards">$cards</div>
 $sections
 <section id="training"><h2>How it learned</h2>
-<p>Loss of every stage, step by step. Two lanes ran side by side: vision, caption, unified; and autoencoder, decoder.</p>
+<p>Loss of every stage, step by step. Two lanes ran side by side: vision, caption, unified; autoencoder, decoder.</p>
 <div class="curves">$curves</div>
-<div class="table" style="margin-top:14px"><table><tr><th>Stage</th><th>Steps</th><th>Records a step</th><th>Seconds</th><th>First loss</th>
-<th>Last loss</th></tr>$stages</table></div>
+<div class="table" style="margin-top:14px"><table><tr><th>Stage</th><th>Steps</th><th>Records a step</th>
+<th>Seconds</th><th>First loss</th><th>Last loss</th></tr>$stages</table></div>
 <p class="note">Training $training s, showing $showing s, $total s in all. Numbers learned: $sizes.</p></section>
 <section id="limits"><h2>What it cannot do yet</h2><ul>$limits</ul></section>
 <section id="use"><h2>Use it</h2><pre>$commands</pre></section>
@@ -167,7 +173,8 @@ def _section(name: str, rows: list[Row], scores: dict[str, float]) -> str:
     figures = "; ".join(f"{figure} {_figure(figure, value)}" for figure, value in scores.items())
     return (
         f'<section id="{name}"><h2>{escape(title)}</h2><p>{escape(words)}</p><div class="table"><table><tr>{head}</tr>'
-        f'{"".join(map(_row, rows))}</table></div><p class="note">Measured in this run: {escape(figures)}.</p></section>'
+        f"{''.join(map(_row, rows))}</table></div>"
+        f'<p class="note">Measured in this run: {escape(figures)}.</p></section>'
     )
 
 
@@ -227,7 +234,8 @@ def _curve(stage: str, log: list[dict[str, float]]) -> str:
     colours = ("#4c8bf5", "#e8833a", "#3aa76d")
     lines = "".join(
         f'<polyline class="line" stroke="{colours[i % 3]}" points="{" ".join(place(*p) for p in curve)}"/>'
-        f'<text x="{width - 8}" y="{top + 12 + 14 * i}" text-anchor="end" style="fill:{colours[i % 3]}">{escape(name)}</text>'
+        f'<text x="{width - 8}" y="{top + 12 + 14 * i}" text-anchor="end" style="fill:{colours[i % 3]}">'
+        f"{escape(name)}</text>"
         for i, (name, curve) in enumerate(curves.items())
     )
     grid = "".join(
@@ -236,10 +244,14 @@ def _curve(stage: str, log: list[dict[str, float]]) -> str:
         for share in (0.0, 0.5, 1.0)
         for y in [top + (height - top - bottom) * (1 - share)]
     )
-    axis = f'<text x="{left}" y="{height - 5}">0</text><text x="{width - 6}" y="{height - 5}" text-anchor="end">{last:.0f} steps</text>'
+    axis = (
+        f'<text x="{left}" y="{height - 5}">0</text>'
+        f'<text x="{width - 6}" y="{height - 5}" text-anchor="end">{last:.0f} steps</text>'
+    )
     return (
         f'<div class="card"><b style="font-size:15px">{escape(stage)}</b>'
-        f'<svg viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="loss of {escape(stage)}">{grid}{lines}{axis}</svg></div>'
+        f'<svg viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="loss of {escape(stage)}">'
+        f"{grid}{lines}{axis}</svg></div>"
     )
 
 
@@ -264,7 +276,7 @@ def _mean_end(log: list[dict[str, float]], lines: int = 10) -> float:
 def _commands(model: Path) -> str:
     return "\n".join(
         (
-            f'emu2 draw -m {model} "two dogs on a blue background; the dogs are at the top left and at the bottom right"',
+            f'emu2 draw -m {model} "two dogs on a blue background; the dogs are at the top left and at the top right"',
             f"emu2 complete -m {model} -i picture.png",
             f"emu2 train unified --model {model} --out runs/more",
         )

@@ -75,7 +75,9 @@ class PixelReader:
             background = Background("plain", (colour,))
             for n, emoji in enumerate([None, *studio.pool]):
                 objects = (
-                    tuple(SceneObject(emoji.index, *centres[emoji.index, p], "medium") for p in self._places)
+                    tuple(
+                        SceneObject(emoji.index, *centres[emoji.index, p], studio.style.sizes[0]) for p in self._places
+                    )
                     if emoji
                     else ()
                 )
