@@ -78,10 +78,31 @@ def test_negative_length_penalty_favours_short_answers(scripted):
 
 
 def test_eos_ranked_below_the_beams_does_not_end_one(scripted):
-    # EOS is the third candidate of two beams: seen, not taken.
-    table = {(): {5: 0.5, 6: 0.3, EOS: 0.19}, (5,): {5: 1.0}, (6,): {6: 1.0}}
-    out = run(scripted(table), num_beams=2, length_penalty=-4.0, max_new_tokens=2)
-    assert out.sequences.tolist() == [[BOS, 5, 5]]
+    # Second step of two beams, best first: (5, EOS), (5, 7), (6, EOS), (6, 3). The second EOS is third: it is passed
+    # over. Had it counted, both beams would have ended and the search with them, before the long answer could win.
+    table = {
+        (): {5: 0.5, 6: 0.4, EOS: 0.0},
+        (5,): {EOS: 0.55, 7: 0.45},
+        (6,): {EOS: 0.5, 3: 0.45},
+        (5, 7): {3: 0.16, EOS: 0.0},
+        (5, 7, 3): {4: 1.0},
+        (5, 7, 3, 4): {4: 1.0},
+        (5, 7, 3, 4, 4): {4: 1.0},
+        (5, 7, 3, 4, 4, 4): {EOS: 1.0},
+    }
+    out = run(scripted(table), num_beams=2, length_penalty=1.0, max_new_tokens=8)
+    assert out.sequences.tolist() == [[BOS, 5, 7, 3, 4, 4, 4, EOS]]
+
+
+@pytest.mark.parametrize(("probability", "want"), [(0.09, [5, EOS]), (0.227, [5, 7, 3, 3, 3, 3, 3, EOS])])
+def test_the_search_ends_when_no_running_beam_can_enter_at_its_present_length(scripted, probability, want):
+    # Two beams end early: (EOS) with log 0.5 = -0.69, the worse, and (5, EOS). What runs on is certain from then on and
+    # would win at length 8. At the third step, length 4 with the current token, the search ends if log(0.4 p) / 4 does
+    # not beat -0.69: it does not for p = 0.09; it does for p = 0.227, and would not at length 3.
+    table = {(): {EOS: 0.5, 5: 0.4}, (5,): {EOS: 0.9 - probability, 7: probability}, (5, 7, *[3] * 5): {EOS: 1.0}}
+    table |= {(5, 7, *[3] * count): {3: 1.0} for count in range(5)}
+    out = run(scripted(table), num_beams=2, length_penalty=1.0, max_new_tokens=9)
+    assert out.sequences.tolist() == [[BOS, *want]]
 
 
 def test_beam_search_takes_what_greedy_misses(scripted):
@@ -122,6 +143,26 @@ def test_a_padded_batch_gives_what_each_prompt_gives_alone(tiny_model, num_beams
         assert set(together.sequences[i, width:].tolist()) <= {pad}
         if num_beams > 1:
             torch.testing.assert_close(together.sequences_scores[i], alone.sequences_scores[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@torch.no_grad()
+def test_a_row_that_ends_early_is_padded_and_keeps_its_answer(tiny_model, num_beams):
+    def end_the_first_row(ids, scores):
+        if ids.shape[1] == 3:
+            scores = scores.clone()
+            scores[:num_beams] = -1e4
+            scores[:num_beams, EOS] = 0.0
+        return scores
+
+    ids = torch.tensor([[1, 5, 6], [1, 7, 8]])
+    options = {"num_beams": num_beams, "max_new_tokens": 6, "length_penalty": 1.0, "min_length": 8}
+    plain = generate_published(tiny_model, ids, **options).sequences
+    early = generate_published(tiny_model, ids, logits_processor=[end_the_first_row], **options).sequences
+    pad = tiny_model.config.pad_token_id
+    assert early[0, 3:].tolist() == [EOS] + [pad] * 3
+    assert EOS not in early[0, :3].tolist()
+    assert early[1].tolist() == plain[1].tolist()
 
 
 @torch.no_grad()
