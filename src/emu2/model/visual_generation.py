@@ -88,7 +88,11 @@ class VisualGenerationMixin:
         _check_context(self.config, input_ids.shape[1], num_query)
         inputs_embeds = self.embed_inputs(input_ids, pixel_values, video_pixel_values)
         roll_out = self._roll_out if use_cache else self._roll_out_by_recomputing
-        return roll_out(inputs_embeds, attention_mask, num_query)
+        # A step is many small operations, and without autograd's bookkeeping each is a little cheaper. The copy, made
+        # outside, is a tensor like any other: a decoder may be trained on it.
+        with torch.inference_mode():
+            embeddings = roll_out(inputs_embeds, attention_mask, num_query)
+        return embeddings.clone()
 
     def _end_in_img(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         ends = input_ids[:, -1] == self.config.image_start_token_id
@@ -134,7 +138,8 @@ class VisualGenerationMixin:
                 return torch.cat(embeddings, dim=1)
             step_input = up(embeddings[-1]).to(inputs_embeds.device)
             step_positions = step_positions[:, -1:] + 1
-            attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], dim=1)
+            if padded:
+                attention_mask = torch.cat([attention_mask, torch.ones_like(attention_mask[:, :1])], dim=1)
 
     def _roll_out_by_recomputing(self, inputs_embeds: Tensor, attention_mask: Tensor, num_query: int) -> Tensor:
         """The published algorithm: the whole sequence runs again for every embedding. float[B, num_query, D]."""
