@@ -63,6 +63,14 @@ def test_blocks_run(page, workplace, monkeypatch):
             assert done.returncode == 0, f"{page}, line {line}:\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
+def test_few_shot_example_runs(workplace):
+    command = [sys.executable, str(ROOT / "examples" / "few_shot.py"), str(workplace / "demo" / "model")]
+    done = subprocess.run([*command, "--questions", "2", "--shots", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(" of 2 right")
+
+
 @pytest.mark.parametrize("page", TESTED_ELSEWHERE)
 def test_pages_tested_elsewhere_are(page):
     assert Path(page).name in (ROOT / TESTED_ELSEWHERE[page]).read_text(encoding="utf-8")

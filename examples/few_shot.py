@@ -1,0 +1,42 @@
+"""Learning from the prompt: show a model a few counted pictures, and ask for the next.
+
+    python examples/few_shot.py demo/model              # the model that `make demo` leaves
+    python examples/few_shot.py demo/model --shots 8 --questions 20
+
+Every episode of the emoji world is `picture, [cat: 2, dog: 1]., ..., picture`, and the answer is known.
+"""
+
+import argparse
+
+import emu2
+from emu2.world import World, WorldConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a model folder")
+    parser.add_argument("--shots", type=int, default=4, choices=[0, 1, 2, 4, 8, 16], help="pictures shown with answers")
+    parser.add_argument("--questions", type=int, default=5)
+    options = parser.parse_args()
+
+    m = emu2.load(options.model)
+    size = m.model.config.vision_config.image_size
+    # What the demo was trained on: 16 things; the split "seen" has them in scenes that training never draws.
+    world = World(
+        WorldConfig(
+            image_size=size, kinds={"counting": 1}, split="seen", concepts=16, style="corners", shots=(options.shots,)
+        )
+    )
+    right = 0
+    for index in range(options.questions):
+        record = world["counting", index]
+        answer = m.complete(list(record.segments[: record.answer_from]), max_new_tokens=24)
+        truth = record.segments[record.answer_from].strip()
+        given = answer.split(".")[0].strip() + "."
+        right += given == truth
+        print(f"{'right' if given == truth else 'wrong'}   {given[:40]!r:44} truth: {truth}")
+    print(f"{right} of {options.questions} right")
+
+
+if __name__ == "__main__":
+    main()
