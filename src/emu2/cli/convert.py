@@ -103,9 +103,12 @@ def to_native_command(
 ) -> None:
     """Write the native file that the published code loads. The model passes through memory."""
     from emu2.convert.native import check_variant, save_native
+    from emu2.convert.writing import check_suffix
 
     with bad_usage("--variant"):
         check_variant(variant)
+    with bad_usage("FILE"):
+        check_suffix(output)
     if output.exists() and not force:
         raise typer.BadParameter(f"{output} exists; give another name, or --force to overwrite it.")
     save_native(_load(source, _dtype(dtype), pipeline=variant == "gen"), output, variant)  # type: ignore[arg-type]
@@ -122,13 +125,19 @@ def to_hf_command(
     force: ForceOption = False,
 ) -> None:
     """Write a folder in a published Hugging Face form. The model passes through memory."""
-    from emu2.convert.published import save_published
+    from emu2.convert.published import check_layout, save_published
 
+    with bad_usage("--layout"):
+        check_layout(layout)
     _check_output(output, force)
     target = _dtype(dtype)
     loaded = _load(source, target, pipeline=layout == "hf-gen")
     save_published(loaded, output, layout, dtype=target, max_shard_size=max_shard_size)  # type: ignore[arg-type]
     console().print(f"{source} -> {output}", highlight=False)
+    if layout != "hf-gen":
+        console().print(
+            "The tokeniser and the Python files of the published folder are not part of it.", highlight=False
+        )
 
 
 @app.command("parts")

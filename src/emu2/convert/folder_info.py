@@ -40,6 +40,8 @@ _TITLES = {
     "adapter": "PEFT adapter folder",
     "unknown": "not recognised",
 }
+#: Order of the parts in the table, whatever the order in the files; any others come last.
+_PARTS = ("vision tower", "bridge", "language model", "U-Net", "VAE", "safety checker")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 #: Bits a 4-bit weight takes with its scales: 4, and one doubly quantised scale for each 64 (bitsandbytes NF4, QLoRA).
@@ -228,6 +230,8 @@ def _count(info: FolderInfo, listed: Mapping[str, TensorInfo]) -> None:
         if name.endswith((".rotary_emb.inv_freq", "position_ids")):
             continue
         info.parts.setdefault(_part_of(name, info.kind), PartInfo()).add(name, tensor)
+    known = [name for name in _PARTS if name in info.parts]
+    info.parts = {name: info.parts[name] for name in [*known, *(name for name in info.parts if name not in known)]}
 
 
 def _part_of(name: str, kind: str) -> str:

@@ -133,7 +133,7 @@ def build_pipeline(
 
     feature_extractor = None
     if safety_checker is not None:
-        from transformers import CLIPImageProcessor
+        from emu2.decoder.published import CLIPImageProcessor
 
         feature_extractor = CLIPImageProcessor()  # its defaults are those of the published feature_extractor/
     settings = scheduler_config if scheduler_config is not None else decoder_presets.scheduler_config("sdxl")
@@ -158,7 +158,7 @@ def save_native(model_or_pipe: Any, file: str | Path, variant: Variant, *, inv_f
         inv_freq: also write the float32 rotary tables that the published code of 2023 expects.
 
     Raises:
-        ValueError: unknown variant or suffix, or a model where a pipeline is needed.
+        ValueError: unknown variant or suffix, a model where a pipeline is needed, or one of another variant.
     """
     check_variant(variant)
     path = Path(file)
@@ -168,7 +168,22 @@ def save_native(model_or_pipe: Any, file: str | Path, variant: Variant, *, inv_f
             f"Variant 'gen' holds the image decoder too: give an Emu2ImagePipeline, not {type(model_or_pipe).__name__}."
         )
     model = model_or_pipe if pipeline is None else pipeline.multimodal_encoder
+    check_vocabulary(model.config, variant)
     write_file(_outgoing(model, pipeline if variant == "gen" else None, inv_freq=inv_freq), path)
+
+
+def check_vocabulary(config: Emu2Config, variant: str) -> None:
+    """Raise ValueError where a model of published size is to be written as the variant that it is not.
+
+    Emu2-Chat's vocabulary has two tokens more; a vocabulary of another size fits any variant.
+    """
+    rows = config.text_config.vocab_size
+    other = {tokens.BASE_VOCAB_SIZE: ("base", "gen"), tokens.CHAT_VOCAB_SIZE: ("chat",)}.get(rows, (variant,))
+    if variant not in other:
+        raise ValueError(
+            f"The model has {rows} token embeddings, as {' or '.join(map(repr, other))} has; the published code could "
+            f"not load it as {variant!r}."
+        )
 
 
 def _outgoing(model: Any, pipeline: Any, *, inv_freq: bool) -> list[Outgoing]:

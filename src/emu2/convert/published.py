@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from emu2.convert import components
+from emu2.convert.native import check_vocabulary
 from emu2.convert.writing import outgoing_of_model, outgoing_of_module, write_file, write_shards
 from emu2.model.key_map import safety_checker_to_published
 from emu2.model.published_config import config_to_published
@@ -112,10 +113,9 @@ def save_published(
         max_shard_size: the published 10GB by default.
 
     Raises:
-        ValueError: unknown layout, or a model where a pipeline is needed.
+        ValueError: unknown layout, a model where a pipeline is needed, or one of another variant.
     """
-    if layout not in ("hf-base", "hf-chat", "hf-gen"):
-        raise ValueError(f"Unknown layout {layout!r}: use hf-base, hf-chat or hf-gen.")
+    check_layout(layout)
     folder = Path(folder)
     pipeline = model_or_pipe if hasattr(model_or_pipe, "unet") else None
     model = model_or_pipe if pipeline is None else pipeline.multimodal_encoder
@@ -126,6 +126,7 @@ def save_published(
             )
         _save_gen(pipeline, folder, resolve_dtype(dtype or torch.bfloat16), max_shard_size)
         return
+    check_vocabulary(model.config, layout.removeprefix("hf-"))
     target = resolve_dtype(dtype or torch.float32)
     _write_config(folder, config_to_published(model.config, version=layout.removeprefix("hf-"), dtype=target))
     write_shards(
@@ -136,6 +137,11 @@ def save_published(
         max_shard_size=max_shard_size,
         always_shard=True,
     )
+
+
+def check_layout(layout: str) -> None:
+    if layout not in ("hf-base", "hf-chat", "hf-gen"):
+        raise ValueError(f"Unknown layout {layout!r}: use hf-base, hf-chat or hf-gen.")
 
 
 def _save_gen(pipeline: Any, folder: Path, dtype: torch.dtype, max_shard_size: int | str) -> None:

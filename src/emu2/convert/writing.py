@@ -127,14 +127,18 @@ def outgoing_of_checkpoint(
     return [describe(name, piece) for name, piece in pieces.items()]
 
 
+def check_suffix(path: Path) -> None:
+    if path.suffix not in (SAFETENSORS_SUFFIX, *PICKLE_SUFFIXES):
+        raise ValueError(f"{path}: weights are written as .safetensors or .bin; got the suffix {path.suffix!r}.")
+
+
 def write_file(tensors: Iterable[Outgoing], path: Path) -> None:
     """Write one `.safetensors` or `.bin` file; it appears under its name only when it is complete.
 
     Raises:
         ValueError: another suffix, or a tensor has no values (a model on the meta device or offloaded to disk).
     """
-    if path.suffix not in (SAFETENSORS_SUFFIX, *PICKLE_SUFFIXES):
-        raise ValueError(f"{path}: weights are written as .safetensors or .bin; got the suffix {path.suffix!r}.")
+    check_suffix(path)
     made: dict[str, Tensor] = {}
     storages: set[int] = set()
     for item in tensors:

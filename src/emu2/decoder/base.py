@@ -20,6 +20,7 @@ from torch import Tensor
 from emu2.decoder.conditioning import guidance_rows, guide
 from emu2.decoder.placement import execution_device, working_dtype
 from emu2.decoder.prompt_encoding import PromptEncodingMixin
+from emu2.model.runtime import resolve_dtype
 
 Generators = torch.Generator | list[torch.Generator]
 
@@ -68,12 +69,10 @@ class Emu2DecoderPipeline(PromptEncodingMixin, DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: the folder, or its name on the Hugging Face hub.
             **kwargs: as in `diffusers.DiffusionPipeline.from_pretrained`: `dtype` (or `torch_dtype`) of all weights,
-                float32 unless given; `device_map`; `variant`; and components by name to use instead of the saved ones
-                (`safety_checker=None` leaves it out).
+                also by its short name ("bf16"), float32 unless given; `device_map`; `variant`; and components by name
+                to use instead of the saved ones (`safety_checker=None` leaves it out).
         """
-        dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
-        dtype = dtype or torch_dtype or torch.float32
-        return super().from_pretrained(str(pretrained_model_name_or_path), dtype=dtype, **kwargs)
+        return super().from_pretrained(str(pretrained_model_name_or_path), dtype=take_dtype(kwargs), **kwargs)
 
     # What a callback may read, under the names of diffusers' own pipelines.
 
@@ -234,3 +233,13 @@ class Emu2DecoderPipeline(PromptEncodingMixin, DiffusionPipeline):
 def is_whole(value: Any) -> bool:
     """A Python integer; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def take_dtype(kwargs: dict[str, Any]) -> torch.dtype:
+    """`dtype` or `torch_dtype` out of the arguments of a `from_pretrained`; float32 where neither is given.
+
+    Raises:
+        ValueError: an unknown name; diffusers would go on in float32.
+    """
+    dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
+    return resolve_dtype(dtype or torch_dtype or torch.float32)

@@ -20,13 +20,12 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessor
 
-from emu2.decoder.base import Emu2DecoderPipeline, Generators
+from emu2.decoder.base import Emu2DecoderPipeline, Generators, take_dtype
 from emu2.decoder.conditioning import Pairs, added_conditions, pair_rows
 from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
-from emu2.decoder.published import load_published_parts, published_folder
+from emu2.decoder.published import CLIPImageProcessor, load_published_parts, published_folder
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.processing.processor import Emu2Processor
 
@@ -108,8 +107,7 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
         folder = published_folder(pretrained_model_name_or_path, **kwargs)
         if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
-        return cls(**load_published_parts(folder, dtype=dtype or torch_dtype or torch.float32, **kwargs))
+        return cls(**load_published_parts(folder, dtype=take_dtype(kwargs), **kwargs))
 
     @property
     def native_size(self) -> int:

@@ -14,7 +14,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from huggingface_hub import hf_hub_download, snapshot_download
-from transformers import CLIPImageProcessor
+
+try:  # the plain name stands for a torchvision class in recent versions, and warns that it falls back to this one
+    from transformers import CLIPImageProcessorPil as CLIPImageProcessor
+except ImportError:
+    from transformers import CLIPImageProcessor
 
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.processing.processor import Emu2Processor
@@ -29,9 +33,18 @@ def published_folder(name_or_path: str | PathLike, **kwargs: Any) -> Path | None
     """The local folder of a published Emu2-Gen pipeline, fetched from the hub where it is a name; None for others."""
     folder = Path(name_or_path)
     if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            hint = " It is a model without a decoder: open it with Emu2ForConditionalGeneration."
+            raise ValueError(
+                f"{folder} is not the folder of a pipeline: it has no model_index.json."
+                f"{hint if (folder / 'config.json').is_file() else ''}"
+            )
         return folder if _is_published(folder / "model_index.json") else None
-    if folder.exists() or str(name_or_path).count("/") > 1:
-        raise ValueError(f"{name_or_path} is not a folder, and not a name on the Hugging Face hub either.")
+    if folder.exists() or folder.is_absolute() or len(folder.parts) != 2 or str(name_or_path).startswith((".", "~")):
+        raise ValueError(
+            f"{name_or_path} is not a folder, and not a name on the Hugging Face hub (OWNER/NAME) either. Give the "
+            "folder of a pipeline: it holds model_index.json, unet/ and vae/."
+        )
     options = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     index = hf_hub_download(str(name_or_path), "model_index.json", **options)
     return Path(snapshot_download(str(name_or_path), **options)) if _is_published(Path(index)) else None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -30,8 +31,9 @@ from emu2.model.weight_files import (
 )
 
 _PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential")
-#: from_pretrained arguments that ask for something beyond loading the plain weights of a local folder.
-_LEFT_TO_TRANSFORMERS = ("subfolder", "variant", "gguf_file", "state_dict", "ignore_mismatched_sizes", "key_mapping")
+#: from_pretrained arguments that ask for something beyond loading the plain weights of a folder.
+_LEFT_TO_TRANSFORMERS = ("variant", "gguf_file", "state_dict", "ignore_mismatched_sizes", "key_mapping")
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
 class LazyTensor:
@@ -206,11 +208,13 @@ class PublishedCheckpointMixin:
             check_finite: refuse weights with NaN or infinity.
             **kwargs: as in transformers: `dtype` (also by short name, "bf16"; left out: as stored in the config),
                 `device_map` ("auto", a dict, or a device), `quantization_config`, `attn_implementation`,
-                `output_loading_info`, and configuration fields to override.
+                `output_loading_info`, `subfolder`, and configuration fields to override. `variant` is not needed for
+                published folders: each holds its weights once.
 
         Raises:
             FileNotFoundError: no such folder, no weights in it, or shards missing (they are named).
-            ValueError: not a model folder, or names, shapes or values of its weights are wrong.
+            ValueError: not a model folder, names, shapes or values of its weights are wrong, or an argument that
+                a published folder cannot be loaded with.
         """
         if kwargs.get("torch_dtype") is not None:
             kwargs.setdefault("dtype", kwargs["torch_dtype"])
@@ -219,17 +223,27 @@ class PublishedCheckpointMixin:
             kwargs["dtype"] = resolve_dtype(kwargs["dtype"])
         _check_device_map(kwargs.get("device_map"))
         upstream = super().from_pretrained  # type: ignore[misc]
-        if pretrained_model_name_or_path is None or any(kwargs.get(name) for name in _LEFT_TO_TRANSFORMERS):
-            return upstream(pretrained_model_name_or_path, *model_args, **kwargs)
+        if pretrained_model_name_or_path is None:
+            return upstream(None, *model_args, **kwargs)
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             _check_is_no_path(folder, str(pretrained_model_name_or_path))
-            return upstream(pretrained_model_name_or_path, *model_args, **kwargs)
+            fetched = fetch_published(str(pretrained_model_name_or_path), **kwargs)
+            if fetched is None:
+                return upstream(pretrained_model_name_or_path, *model_args, **kwargs)
+            folder = fetched
         if (folder / "adapter_config.json").is_file():
             return upstream(pretrained_model_name_or_path, *model_args, **kwargs)
 
+        folder = folder / (kwargs.get("subfolder") or "")
         fields = read_folder_config(folder)
         published = is_published_config(fields)
+        special = [name for name in _LEFT_TO_TRANSFORMERS if kwargs.get(name)]
+        if published:
+            _check_published_arguments(folder, special)
+            kwargs.pop("variant", None)
+        elif special:
+            return upstream(pretrained_model_name_or_path, *model_args, **kwargs)
         config = kwargs.pop("config", None)
         if not isinstance(config, Emu2Config):
             config = published_to_config(fields) if published else Emu2Config.from_dict(fields)
@@ -237,6 +251,7 @@ class PublishedCheckpointMixin:
         if getattr(config, "quantization_config", None) is not None:
             return upstream(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
+        kwargs.pop("subfolder", None)
         checkpoint = open_checkpoint(folder)
         plan = plan_reading(checkpoint, recognise_scheme(checkpoint) or ("hf" if published else "ours"))
         dtype = kwargs.pop("dtype", None)
@@ -249,6 +264,30 @@ class PublishedCheckpointMixin:
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.config.name_or_path = model.name_or_path = str(folder)
         return loaded
+
+
+def fetch_published(name: str, **kwargs: Any) -> Path | None:
+    """The local copy of a published folder that is given by its name on the hub, fetched where it is not there yet.
+
+    Args:
+        name: such as "BAAI/Emu2-Chat".
+        **kwargs: of these `subfolder` and the arguments of a download count (`revision`, `token`, `cache_dir`, ...).
+
+    Returns:
+        the folder that holds `subfolder`; None where the name is not that of a published Emu2, or cannot be reached
+        (transformers then says why).
+    """
+    options = {key: kwargs[key] for key in _HUB_ARGUMENTS if kwargs.get(key) is not None}
+    subfolder = kwargs.get("subfolder") or None
+    try:
+        config = Path(hf_hub_download(name, "config.json", subfolder=subfolder, **options))
+        if not is_published_config(json.loads(config.read_text(encoding="utf-8"))):
+            return None
+    except (OSError, ValueError):
+        return None
+    # Without the Python files: nothing of them is run.
+    wanted = f"{subfolder}/*" if subfolder else "*"
+    return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns="*.py", **options))
 
 
 def read_folder_config(folder: Path) -> dict[str, Any]:
@@ -292,6 +331,16 @@ def _override(config: Emu2Config, kwargs: dict[str, Any]) -> None:
     config.check_num_query(config.num_video_query, name="num_video_query")
 
 
+def _check_published_arguments(folder: Path, special: list[str]) -> None:
+    """Only transformers' own loader knows these arguments, and it would build another model from a published config."""
+    refused = [name for name in special if name != "variant"]
+    if refused:
+        raise ValueError(
+            f"{folder} is a published folder, which loads without {', '.join(refused)}. Convert it once (emu2 convert "
+            "load FOLDER OUT), and load that with them."
+        )
+
+
 def _check_device_map(device_map: Any) -> None:
     if isinstance(device_map, str) and device_map not in _PLACEMENTS:
         resolve_device(device_map)
@@ -302,11 +351,11 @@ def _check_device_map(device_map: Any) -> None:
 
 
 def _check_is_no_path(folder: Path, given: str) -> None:
-    """A hub name is `owner/name` at most; anything else that is not there is a mistyped path."""
+    """A hub name is `owner/name`; anything else that is not there is a mistyped path."""
     if folder.is_file():
         raise ValueError(
             f"{folder} is a file; from_pretrained takes a folder. For a published native file use "
             "emu2.convert.load_native(file, variant=...)."
         )
-    if folder.is_absolute() or given.startswith((".", "~")) or given.count("/") > 1:
-        raise FileNotFoundError(f"There is no folder {folder}.")
+    if folder.is_absolute() or len(folder.parts) != 2 or given.startswith((".", "~")):
+        raise FileNotFoundError(f"There is no folder {given}, and a name on the Hugging Face hub is OWNER/NAME.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import AutoProcessor
 from transformers.feature_extraction_utils import BatchFeature
@@ -20,6 +21,8 @@ from emu2.processing.image import Emu2ImageProcessor, load_image
 from emu2.processing.prompts import VIDEO_END, Part
 from emu2.processing.tokenizer import Emu2Tokenizer, check_tokenizer, load_tokenizer
 from emu2.processing.video import VIDEO_SUFFIXES, Video
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,18 @@ class Emu2Processor(ProcessorMixin):
     ) -> "Emu2Processor":
         """The processor saved in a folder, or one for a published folder (Emu2, Emu2-Chat, Emu2-Gen).
 
+        Args:
+            pretrained_model_name_or_path: the folder, or its name on the Hugging Face hub.
+
         Raises:
+            FileNotFoundError: there is no such folder.
             ValueError: the folder's tokeniser is missing, incomplete or wrong; says what is missing.
         """
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        if not folder.is_dir():
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        given = Path(pretrained_model_name_or_path)
+        if not given.is_dir():
+            given = _fetched(str(pretrained_model_name_or_path), **kwargs)
+            pretrained_model_name_or_path = given
+        folder = given / (kwargs.get("subfolder") or "")
         if (folder / "processor_config.json").is_file():
             if not (folder / "tokenizer.json").is_file():
                 raise ValueError(f"{folder} holds a processor without its tokeniser: tokenizer.json is missing.")
@@ -323,6 +332,16 @@ class Emu2Processor(ProcessorMixin):
         `size` is that picture, or its (width, height); 448x448, like a `Box`, where left out.
         """
         return parse_grounding(text, size)
+
+
+def _fetched(name: str, **kwargs: Any) -> Path:
+    """The local copy of the small files of a repository on the hub, fetched where it is not there yet."""
+    path = Path(name)
+    if path.is_file() or path.is_absolute() or len(path.parts) != 2 or name.startswith((".", "~")):
+        raise FileNotFoundError(f"There is no folder {name}, and a name on the Hugging Face hub is OWNER/NAME.")
+    options = {key: kwargs[key] for key in _HUB_ARGUMENTS if kwargs.get(key) is not None}
+    patterns = ["*.jinja", *(f"*{stem}*" for stem in ("config.json", "tokenizer", "added_tokens", "special_tokens"))]
+    return Path(snapshot_download(name, allow_patterns=patterns, **options))
 
 
 def _as_batch(prompts: Any) -> list[Any]:
