@@ -1,6 +1,7 @@
 """Parts the decoder's tests share: recorded ones, and tiny ones of real classes."""
 
 import json
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from emu2 import Emu2Config, presets
+from emu2 import Emu2Config, Emu2ImagePipeline, presets
 from emu2.decoder.presets import scheduler_config, unet_config, vae_config, video_unet_config
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.processing.image import Emu2ImageProcessor
 from emu2.processing.processor import Emu2Processor
 from emu2.processing.tokenizer import load_tokenizer, train_tokenizer
+
+#: As few denoising steps as tell anything.
+STEPS = {"num_inference_steps": 2}
 
 
 def recorded_config(parity_dir: Path) -> dict:
@@ -130,7 +134,11 @@ def tiny_unet(embedding_dim: int = 32) -> UNet2DConditionModel:
         "sample_size": 4,
         "in_channels": 4,
         "out_channels": 4,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
         "block_out_channels": [16, 32],
+        "transformer_layers_per_block": [1, 1],
+        "attention_head_dim": [2, 4],
         "norm_num_groups": 8,
         "cross_attention_dim": embedding_dim,
         "addition_time_embed_dim": 8,
@@ -149,7 +157,7 @@ def tiny_video_unet(embedding_dim: int = 32) -> UNet3DConditionModel:
 
 
 def euler() -> EulerDiscreteScheduler:
-    return EulerDiscreteScheduler.from_config(scheduler_config("debug"))
+    return EulerDiscreteScheduler.from_config(scheduler_config("sdxl"))
 
 
 def quiet(pipe):
@@ -160,3 +168,37 @@ def quiet(pipe):
 def picture(seed: int = 0, size: tuple[int, int] = (20, 14)) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(values)
+
+
+def tiny_pipe() -> Emu2ImagePipeline:
+    """A seeded pipeline that draws 16-pixel pictures."""
+    return quiet(Emu2ImagePipeline(*tiny_encoder(), tiny_unet(), tiny_vae(), euler()))
+
+
+def copy_of(pipe: Emu2ImagePipeline) -> Emu2ImagePipeline:
+    """A pipeline of the same parts, to be changed."""
+    parts = {name: part if name == "processor" else deepcopy(part) for name, part in pipe.components.items()}
+    return quiet(Emu2ImagePipeline(**parts))
+
+
+def seeded(*seeds: int) -> torch.Generator | list[torch.Generator]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(generators) > 1 else generators[0]
+
+
+def latents_of(pipe, prompt, **options) -> torch.Tensor:
+    options = {"generator": seeded(0), "output_type": "latent", **STEPS, **options}
+    return pipe(prompt, **options).images
+
+
+def count_calls(monkeypatch, model, name: str) -> list:
+    """The (arguments, keyword arguments) of every later call of a method."""
+    calls = []
+    method = getattr(model, name)
+
+    def counted(*args, **kwargs):
+        calls.append((args, kwargs))
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(model, name, counted)
+    return calls
