@@ -6,6 +6,7 @@ Used alike by the pipeline and by training. Source: published file Emu2/emu/diff
 those of SDXL (section 2.2 of its paper).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,6 +72,45 @@ def added_conditions(prompt_embeds: Tensor, original_size: Pairs, crop: Pairs, t
         raise ValueError(f"Embeddings come as [rows, N, D]; got shape {list(prompt_embeds.shape)}.")
     sizes = size_conditions(prompt_embeds.shape[0], original_size, crop, target_size)
     return {"text_embeds": prompt_embeds.mean(dim=1), "time_ids": sizes.to(prompt_embeds.device)}
+
+
+def coordinate_channels(count: int, height: int, width: int) -> Tensor:
+    """Where every place of the latents lies: float32[count, height, width].
+
+    Sines and cosines of row and column, of one half wave over the picture and its octaves, times sqrt(2) for unit
+    variance.
+
+    Raises:
+        ValueError: `count` is no positive multiple of 4 (sine and cosine of row and column for each octave).
+    """
+    if count < 4 or count % 4:
+        raise ValueError(f"Coordinates come in fours (sine and cosine of row and column); got {count} channels.")
+    octaves = math.pi * 2.0 ** torch.arange(count // 4)
+    rows = octaves[:, None] * (torch.arange(height) + 0.5) / height  # [count / 4, height]
+    columns = octaves[:, None] * (torch.arange(width) + 0.5) / width
+    down = torch.cat([rows.sin(), rows.cos()])[:, :, None].expand(-1, -1, width)
+    across = torch.cat([columns.sin(), columns.cos()])[:, None, :].expand(-1, height, -1)
+    return math.sqrt(2) * torch.cat([down, across])
+
+
+def with_coordinates(latents: Tensor, in_channels: int) -> Tensor:
+    """The U-Net's input: the latents, and coordinates in what channels it has beyond theirs.
+
+    The published U-Net has none beyond: it learns places from the zero padding of its convolutions, over millions of
+    pictures. A decoder that is trained for minutes is told them, so that its cross-attention soon finds which embedding
+    belongs where.
+
+    Args:
+        latents: float[B, C, H, W], or [B, C, F, H, W] of a clip.
+        in_channels: of the U-Net; C, or C plus a multiple of 4.
+    """
+    extra = in_channels - latents.shape[1]
+    if extra == 0:
+        return latents
+    coordinates = coordinate_channels(extra, *latents.shape[-2:]).to(latents)
+    if latents.ndim == 5:
+        coordinates = coordinates[:, None]
+    return torch.cat([latents, coordinates.expand(latents.shape[0], -1, *latents.shape[2:])], dim=1)
 
 
 def guidance_rows(conditional: Tensor, unconditional: Tensor | None) -> Tensor:

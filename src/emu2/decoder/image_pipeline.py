@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from emu2.decoder.base import Emu2DecoderPipeline, Generators, take_dtype
-from emu2.decoder.conditioning import Pairs, added_conditions, pair_rows
+from emu2.decoder.conditioning import Pairs, added_conditions, pair_rows, with_coordinates
 from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
 from emu2.decoder.published import CLIPImageProcessor, load_published_parts, published_folder
@@ -188,7 +188,7 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
         # 1. shape of the noise, and the size conditions: for all pictures of a prompt the same
         num_prompts = self._count_prompts(prompt, prompt_embeds)
         rows, factor = num_prompts * num_images_per_prompt, self.vae_scale_factor
-        shape = (rows, self.unet.config.in_channels, height // factor, width // factor)
+        shape = (rows, self.unet.config.out_channels, height // factor, width // factor)
         self._check_noise(shape, generator, latents)
         pairs = {
             "original_size": self._default_original_size if original_size is None else original_size,
@@ -214,7 +214,7 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
             copies = embeds.shape[0] // rows  # both rows of guidance have the same sizes
             conditions = added_conditions(embeds, *(pair.repeat(copies, 1) for pair in sizes))
             return self.unet(
-                model_input,
+                with_coordinates(model_input, self.unet.config.in_channels),
                 timestep,
                 encoder_hidden_states=embeds,
                 added_cond_kwargs=conditions,

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from emu2.decoder.base import Emu2DecoderPipeline, Generators, is_whole
+from emu2.decoder.conditioning import with_coordinates
 from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
@@ -121,7 +122,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
 
         # 1. shape of the noise
         rows, factor = self._count_prompts(prompt, prompt_embeds) * num_videos_per_prompt, self.vae_scale_factor
-        shape = (rows, self.unet.config.in_channels, num_frames, height // factor, width // factor)
+        shape = (rows, self.unet.config.out_channels, num_frames, height // factor, width // factor)
         self._check_noise(shape, generator, latents)
 
         # 2. embeddings
@@ -135,6 +136,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
 
         # 4. denoise
         def predict(model_input: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
+            model_input = with_coordinates(model_input, self.unet.config.in_channels)
             return self.unet(model_input, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
 
         latents = self.denoise(

@@ -1,0 +1,43 @@
+"""Coordinates as further input channels of small decoders; the published U-Net has none."""
+
+import pytest
+import torch
+
+from emu2.decoder.conditioning import coordinate_channels, with_coordinates
+
+
+def test_every_place_is_told_apart_and_channels_are_of_unit_size():
+    channels = coordinate_channels(16, 16, 16)
+    assert channels.shape == (16, 16, 16)
+    assert channels.square().mean(dim=(1, 2)).sqrt().tolist() == pytest.approx([1.0] * 16, abs=0.15)
+    places = channels.flatten(1).T
+    apart = torch.cdist(places, places) + torch.eye(len(places)) * 99
+    assert apart.min() > 0.1
+
+
+def test_rows_and_columns_are_not_mixed_up():
+    down, across = coordinate_channels(8, 4, 6).chunk(2)
+    assert torch.equal(down, down[:, :, :1].expand_as(down))
+    assert torch.equal(across, across[:, :1].expand_as(across))
+    assert (down[2, 0, 0] > 0) & (down[2, -1, 0] < 0)  # cosine of half a wave from top to bottom
+
+
+def test_a_unet_without_room_for_them_gets_none():
+    latents = torch.randn(2, 4, 8, 8)
+    assert with_coordinates(latents, 4) is latents
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 6), (2, 4, 3, 8, 6)], ids=["picture", "clip"])
+def test_channels_beyond_the_latents_are_coordinates(shape):
+    latents = torch.randn(shape, dtype=torch.bfloat16)
+    widened = with_coordinates(latents, 12)
+    assert widened.shape == (2, 12, *shape[2:])
+    assert widened.dtype == torch.bfloat16
+    assert torch.equal(widened[:, :4], latents)
+    assert torch.equal(widened[1, 4:].flatten(1)[:, -48:], coordinate_channels(8, 8, 6).bfloat16().flatten(1))
+
+
+@pytest.mark.parametrize("count", [0, 3, 6, -4])
+def test_other_counts_are_refused(count):
+    with pytest.raises(ValueError, match=f"Coordinates come in fours .* got {count} channels"):
+        coordinate_channels(count, 4, 4)
