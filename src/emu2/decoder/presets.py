@@ -65,14 +65,17 @@ _DEBUG_UNET: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": 8,
     "out_channels": 8,
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    "block_out_channels": [32, 64],
+    # Down to 2x2 latents: there every place sees another part of the padding, which is all that tells a U-Net where it
+    # is, so that it soon learns which embedding belongs where.
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
+    "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
+    "block_out_channels": [32, 64, 96, 128],
     "layers_per_block": 1,
-    "transformer_layers_per_block": [1, 1],
-    "attention_head_dim": [2, 4],
+    "transformer_layers_per_block": [1, 1, 1, 1],
+    "attention_head_dim": [2, 4, 6, 8],
     "cross_attention_dim": 128,
-    "norm_num_groups": 16,
+    "norm_num_groups": 8,
+    "resnet_time_scale_shift": "scale_shift",
     "addition_time_embed_dim": 32,
     # 128 of the mean embedding + six size numbers of 32 each
     "projection_class_embeddings_input_dim": 320,
@@ -151,7 +154,10 @@ _SCHEDULER: dict[str, Any] = {
 
 _UNETS = {"sdxl": _SDXL_UNET, "sd21": _SD21_UNET, "debug": _DEBUG_UNET, "debug_sd21": _DEBUG_SD21_UNET}
 _VAES = {"sdxl": _SDXL_VAE, "sd21": _SD21_VAE, "debug": _DEBUG_VAE}
-_SCHEDULERS = {"sdxl": _SCHEDULER, "sd21": _SCHEDULER, "debug": _SCHEDULER}
+#: A U-Net that predicts the latents themselves shows clean pictures long before one that predicts their noise.
+_DEBUG_SCHEDULER: dict[str, Any] = {**_SCHEDULER, "prediction_type": "sample"}
+
+_SCHEDULERS = {"sdxl": _SCHEDULER, "sd21": _SCHEDULER, "debug": _DEBUG_SCHEDULER}
 
 _VIDEO_UNETS: dict[str, dict[str, Any]] = {
     # In UNet3DConditionModel this number is the size of a head (64 in SD 2.1), for every block.
@@ -189,17 +195,21 @@ def vae_config(size: str) -> dict[str, Any]:
     return _named(_VAES, "VAE", size)
 
 
-def scheduler_config(size: str, *, prediction_type: str = "epsilon") -> dict[str, Any]:
+def scheduler_config(size: str, *, prediction_type: str | None = None) -> dict[str, Any]:
     """Of an `EulerDiscreteScheduler`: "sdxl", "sd21" or "debug".
 
     Args:
         size: which decoder.
-        prediction_type: what the U-Net predicts. Everything here predicts noise ("epsilon"); a U-Net that starts from
+        prediction_type: what the U-Net predicts. None: noise ("epsilon"), in "debug" the latents ("sample"); a U-Net
+            that starts from
             the 768-pixel SD 2.1 checkpoint predicts velocity instead: pass "v_prediction".
     """
+    preset = _named(_SCHEDULERS, "scheduler", size)
+    if prediction_type is None:
+        return preset
     if prediction_type not in ("epsilon", "v_prediction", "sample"):
         raise ValueError(f'prediction_type is "epsilon", "v_prediction" or "sample"; got {prediction_type!r}.')
-    return {**_named(_SCHEDULERS, "scheduler", size), "prediction_type": prediction_type}
+    return {**preset, "prediction_type": prediction_type}
 
 
 def video_unet_config(size: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from emu2.train.config import OptimConfig
 
 def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`. The learning rate is set at every step by `set_rates`."""
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def schedule_factor(step: int, steps: int, optim: OptimConfig) -> float:
