@@ -309,8 +309,11 @@ def test_disk_to_disk_conversion_of_a_pipeline(tiny_pipeline, tmp_path, source):
         kind = to_ours(tmp_path / "gen.safetensors", tmp_path / "ours", config=config)
     else:
         save_published(pipe, tmp_path / "gen", "hf-gen", dtype=torch.float32)
+        settings = tmp_path / "gen" / "feature_extractor" / "preprocessor_config.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "size": {"shortest_edge": 28}}))
         kind = to_ours(tmp_path / "gen", tmp_path / "ours")
     assert kind == ("native-gen" if source == "native" else "hf-gen")
     loaded = Emu2ImagePipeline.from_pretrained(tmp_path / "ours", dtype=torch.float32)
     for part in ("multimodal_encoder", "unet", "vae", "safety_checker"):
         assert_same(getattr(loaded, part), getattr(pipe, part))
+    assert loaded.feature_extractor.size["shortest_edge"] == (224 if source == "native" else 28)

@@ -125,8 +125,9 @@ def build_pipeline(
     scheduler_config: Mapping[str, Any] | None = None,
     processor: Any = None,
     safety_checker: Any = None,
+    feature_extractor_config: Mapping[str, Any] | None = None,
 ) -> Any:
-    """An `Emu2ImagePipeline` from loaded parts; the published Euler scheduler by default."""
+    """An `Emu2ImagePipeline` from loaded parts; the published Euler scheduler and CLIP preprocessing by default."""
     from diffusers import EulerDiscreteScheduler
 
     from emu2.decoder.image_pipeline import Emu2ImagePipeline
@@ -135,7 +136,8 @@ def build_pipeline(
     if safety_checker is not None:
         from emu2.decoder.published import CLIPImageProcessor
 
-        feature_extractor = CLIPImageProcessor()  # its defaults are those of the published feature_extractor/
+        # The defaults are those of the published feature_extractor/.
+        feature_extractor = CLIPImageProcessor(**_without_class_names(feature_extractor_config or {}))
     settings = scheduler_config if scheduler_config is not None else decoder_presets.scheduler_config("sdxl")
     return Emu2ImagePipeline(
         multimodal_encoder=model,
@@ -146,6 +148,10 @@ def build_pipeline(
         safety_checker=safety_checker,
         feature_extractor=feature_extractor,
     )
+
+
+def _without_class_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.endswith("_type") and key != "processor_class"}
 
 
 def save_native(model_or_pipe: Any, file: str | Path, variant: Variant, *, inv_freq: bool = True) -> None:

@@ -118,6 +118,8 @@ def _from_published_gen(source: Path, folder: Path, processor: Any, options: Map
         "multimodal_encoder": config,
         "scheduler": _json(source / "scheduler" / "scheduler_config.json"),
     }
+    if (source / "feature_extractor").is_dir():
+        parts["feature_extractor"] = _json(source / "feature_extractor" / "preprocessor_config.json")
     opened: dict[str, tuple[Checkpoint, Mapping[str, str]]] = {}
     for name in ("unet", "vae", "safety_checker"):
         if (source / name).is_dir():
@@ -220,6 +222,7 @@ def _write_decoder(
         parts.get("scheduler"),
         processor,
         modules.get("safety_checker"),
+        parts.get("feature_extractor"),
     )
     pipeline.save_config(folder)
     for name in ("scheduler", "feature_extractor", "processor"):
