@@ -4,6 +4,8 @@
     model = AutoModelForImageTextToText.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
 
+`folder` is one of ours; published folders name remote code and another tokeniser class, so convert them first.
+
 A module of its own, because `import emu2` imports no torch.
 """
 

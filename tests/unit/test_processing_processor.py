@@ -191,6 +191,11 @@ def test_bad_prompts(processor, prompt, options, message):
         processor(prompt, **options)
 
 
+def test_pictures_apart_from_the_text_are_refused(processor):
+    with pytest.raises(TypeError, match="takes no text, images: texts and pictures are one list in reading order"):
+        processor(text="what?", images=PICTURE)
+
+
 def test_pictures_over_the_processors_limit(processor):
     small = Emu2Processor(Emu2ImageProcessor(14, max_pixels=20), processor.tokenizer)
     with pytest.raises(

@@ -190,12 +190,13 @@ class Emu2Processor(ProcessorMixin):
 
     def __call__(
         self,
-        prompts: Part | Sequence[Part] | Sequence[Sequence[Part]],
+        prompts: Part | Sequence[Part] | Sequence[Sequence[Part]] = (),
         padding: bool = True,
         return_tensors: str | None = "pt",
         draw: bool = False,
         max_length: int | None = None,
         add_eos: bool = False,
+        **unknown: Any,
     ) -> BatchFeature:
         """Model inputs for one prompt or a batch.
 
@@ -214,7 +215,13 @@ class Emu2Processor(ProcessorMixin):
 
         Raises:
             ValueError: an empty prompt, one longer than `max_length`, or a part that cannot be read (says which).
+            TypeError: an argument that other processors take, such as `images`.
         """
+        if unknown:
+            raise TypeError(
+                f"Emu2Processor takes no {', '.join(unknown)}: texts and pictures are one list in reading order, such "
+                'as processor([picture, "What is this?"]).'
+            )
         batch = _as_batch(prompts)
         rows = []
         for index, prompt in enumerate(batch):
