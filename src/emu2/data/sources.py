@@ -23,7 +23,7 @@ class Source(Protocol):
 class EndlessSource:
     """Records made on demand by a function of the index, such as one kind of the emoji world."""
 
-    size = None
+    size: int | None = None
 
     def __init__(self, make: Callable[[int], Record]):
         self._make = make
@@ -39,7 +39,7 @@ class ListSource:
         if not records:
             raise ValueError("A list source needs at least one record; got none.")
         self._records = list(records)
-        self.size = len(self._records)
+        self.size: int | None = len(self._records)
 
     def __getitem__(self, index: int) -> Record:
         return self._records[index]
@@ -54,7 +54,7 @@ class PooledSource:
     def __init__(self, source: Source, size: int):
         if size < 1:
             raise ValueError(f"A pool holds at least one record; got size={size}.")
-        self.size = size if source.size is None else min(size, source.size)
+        self.size: int | None = size if source.size is None else min(size, source.size)
         self._source = source
         self._kept: dict[int, Record] = {}
 

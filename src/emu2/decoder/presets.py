@@ -69,10 +69,10 @@ _DEBUG_UNET: dict[str, Any] = {
     # is, so that it soon learns which embedding belongs where.
     "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
     "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
-    "block_out_channels": [32, 64, 96, 128],
+    "block_out_channels": [32, 64, 64, 64],
     "layers_per_block": 1,
     "transformer_layers_per_block": [1, 1, 1, 1],
-    "attention_head_dim": [2, 4, 6, 8],
+    "attention_head_dim": [2, 4, 4, 4],
     "cross_attention_dim": 128,
     "norm_num_groups": 8,
     "resnet_time_scale_shift": "scale_shift",

@@ -8,6 +8,7 @@ size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from emu2.data.settings import DataConfig
 from emu2.train.config import DiffusionConfig, OptimConfig, RunConfig
@@ -17,7 +18,7 @@ _WORLD = {"style": "corners", "wording": "full"}
 _CONCEPTS = 16
 
 
-def _data(kinds: dict[str, float], **settings: object) -> DataConfig:
+def _data(kinds: dict[str, float], **settings: Any) -> DataConfig:
     return DataConfig(
         **{"kinds": kinds, "image_size": 64, "concepts": _CONCEPTS, "world": _WORLD, "max_length": 512, **settings}
     )
@@ -88,10 +89,10 @@ def decoder() -> RunConfig:
         objective="decoder",
         parts=("unet",),
         steps=1200,
-        data=_data({"pair": 1.0}, batch_size=32, pool=8000),
-        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, warmup_steps=50, clip_norm=1.0),
-        diffusion=DiffusionConfig(),
-        ema_decay=0.995,
+        data=_data({"pair": 1.0}, batch_size=16, pool=8000),
+        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, warmup_steps=50, clip_norm=1.0),
+        diffusion=DiffusionConfig(timestep_power=4.0),
+        ema_decay=0.99,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from emu2.data.records import Record
+from emu2.data.sequences import first_image
 from emu2.data.sources import Source
 from emu2.recipes.demo_read import PixelReader, caption_background, caption_counts, psnr, truth_of
 from emu2.recipes.start import world_sources
@@ -109,7 +110,7 @@ def complete(whole: Whole, prompts: list[list[Any]], max_new_tokens: int) -> lis
 
 def caption_rows(whole: Whole, records: list[Record], reader: PixelReader) -> tuple[list[Row], dict[str, float]]:
     """Captions of pictures."""
-    pictures = [record.segments[0] for record in records]
+    pictures = [first_image(record) for record in records]
     said = complete(whole, [[picture] for picture in pictures], 64)
     rows, exact, things, colours = [], 0, 0, 0
     for record, picture, text in zip(records, pictures, said, strict=True):
@@ -150,8 +151,10 @@ def drawing_rows(
     """Pictures drawn from captions, or from pictures (autoencoding), read back from their pixels."""
     pipe = whole.pipeline()
     pipe.set_progress_bar_config(disable=True)
-    truths = [record.segments[0] for record in records]
-    given = [[record.truth["caption"]] if from_text else [record.segments[0]] for record in records]
+    truths = [first_image(record) for record in records]
+    given = [
+        [record.truth["caption"]] if from_text else [picture] for record, picture in zip(records, truths, strict=True)
+    ]
     drawn: list[Image.Image] = []
     for start in range(0, len(given), _BATCH):
         drawn += pipe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def world_sources(data: DataConfig) -> dict[str, Source]:
     )
     sources: dict[str, Source] = {}
     for kind in data.kinds:
-        source = EndlessSource(lambda index, kind=kind: world.record(kind, index))
+        source: Source = EndlessSource(partial(world.record, kind))
         sources[kind] = PooledSource(source, data.pool) if data.pool else source
     return sources
 
@@ -87,6 +88,8 @@ def fresh_whole(size: str, tokenizer: Any, *, seed: int = 0) -> Whole:
         torch.manual_seed(seed)
         vae = AutoencoderKL.from_config(vae_config(size))
         _start_quiet(vae)
+        unet = UNet2DConditionModel.from_config(unet_config(size))
+        _start_deaf(unet)
         return Whole(
             model=Emu2ForConditionalGeneration(config),
             processor=Emu2Processor(
@@ -96,7 +99,7 @@ def fresh_whole(size: str, tokenizer: Any, *, seed: int = 0) -> Whole:
                 num_video_query=config.num_video_query,
             ),
             vae=vae,
-            unet=UNet2DConditionModel.from_config(unet_config(size)),
+            unet=unet,
             scheduler=EulerDiscreteScheduler.from_config(scheduler_config(size)),
             text_tower=TextTower(len(tokenizer), config.vision_config.hidden_size),
         )
@@ -111,6 +114,17 @@ def _start_quiet(vae: Any) -> None:
     with torch.no_grad():
         vae.quant_conv.weight[latent_channels:] = 0.0
         vae.quant_conv.bias[latent_channels:] = -6.0
+
+
+def _start_deaf(unet: Any) -> None:
+    """Let a fresh U-Net begin by hearing its embeddings more than its noise.
+
+    With torch's own start the noise fills every norm and skip, and the network spends thousands of steps before it
+    looks for a place in the embeddings. Strong biases also make the padding felt, and with it the place.
+    """
+    with torch.no_grad():
+        unet.conv_in.weight.mul_(0.1)
+        unet.conv_in.bias.normal_(0.0, 1.0)
 
 
 def start_whole(config: RunConfig, model: str | Path | None) -> Whole:

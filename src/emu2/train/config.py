@@ -67,6 +67,8 @@ class DiffusionConfig:
         released autoencoding mode uses as its null; "zeros" is plain zeros. The paper does not say which was trained.
     noise_offset: strength of the per-channel constant added to the noise.
     crop_scale: range of the random enlargement before the random square crop; (1, 1) with square pictures is no crop.
+    timestep_power: noise levels are drawn as t = T (1 - u ** power), u uniform: 1 draws all alike (as the paper, as far
+        as it says), more draws the noisy ones oftener, where a picture must come from its embeddings alone.
     snr_gamma: cap of the min-SNR loss weight; None weighs all noise levels alike (the paper gives no weighting).
     """
 
@@ -74,6 +76,7 @@ class DiffusionConfig:
     null: Literal["zero_image", "zeros"] = "zero_image"
     noise_offset: float = 0.1
     crop_scale: tuple[float, float] = (1.0, 1.0)
+    timestep_power: float = 1.0
     snr_gamma: float | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +88,7 @@ class DiffusionConfig:
         _require(
             1 <= low <= high, f"diffusion.crop_scale must be (low, high) with 1 <= low <= high; got {self.crop_scale}."
         )
+        _require(self.timestep_power > 0, f"diffusion.timestep_power must be above 0; got {self.timestep_power}.")
         _require(
             self.snr_gamma is None or self.snr_gamma > 0, f"diffusion.snr_gamma must be above 0; got {self.snr_gamma}."
         )

@@ -89,7 +89,7 @@ class AutoencoderObjective(Objective):
     def preview(self, batch: Batch) -> dict[str, Any]:
         pixels = batch.tensors["pixels"][:8]
         latents = self.whole.vae.encode(pixels.to(self.whole.vae.dtype)).latent_dist.mean
-        return {"autoencoder": rows_of(pixels, self.whole.vae.decode(latents).sample)}
+        return {"autoencoder": rows_of(list(pixels), list(self.whole.vae.decode(latents).sample))}
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ class DecoderObjective(Objective):
         latents = (mean + spread * normal(*mean.shape)) * self.whole.vae.config.scaling_factor
         noise = normal(*latents.shape) + settings.noise_offset * normal(rows, latents.shape[1], 1, 1)
         steps = self.noise.config.num_train_timesteps
-        t = torch.randint(0, steps, (rows,), generator=generator, device=self.device)
+        u = torch.rand(rows, generator=generator, device=self.device)
+        t = ((1 - u**settings.timestep_power) * steps).long().clamp(0, steps - 1)
         dropped = torch.rand(rows, generator=generator, device=self.device) < settings.drop_embeddings
         embeddings = torch.where(dropped[:, None, None], self.null_embeddings(embeddings[0]), embeddings)
 

@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ class Trainer:
         set_rates(self.optimizer, schedule_factor(self.step, self.config.steps, self.config.optim))
         self.optimizer.zero_grad(set_to_none=True)
 
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         for number, batch in enumerate(batches):
             generator = torch.Generator(self.device).manual_seed(_seed(self.config.seed, self.step, "noise", number))
             terms = self.objective.terms(batch.to(self.device), generator)
@@ -265,7 +265,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
-        tensors = {
+        tensors: dict[str, Mapping[str, Tensor]] = {
             "weights": dict(self.parameters),
             "optimizer": checkpoint.optimizer_tensors(self.optimizer, names),
             "rng": checkpoint.rng_tensors(),

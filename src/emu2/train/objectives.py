@@ -8,9 +8,11 @@ accumulate gradients as if it had seen one large batch.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +55,7 @@ class Batch:
         return self
 
 
-class Objective:
+class Objective(ABC):
     """Base of all objectives.
 
     Args:
@@ -63,9 +65,9 @@ class Objective:
     """
 
     #: Parts the objective needs to exist, whether they train or not.
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
     #: Parts this objective can train.
-    trains: ClassVar[tuple[str, ...]] = ()
+    trains: tuple[str, ...] = ()
 
     def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
         self.whole, self.config, self.device = whole, config, device
@@ -83,25 +85,26 @@ class Objective:
         self.pooled = config.data.pool is not None
 
     @property
+    @abstractmethod
     def weights(self) -> dict[str, float]:
         """Weight of each loss term."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(self, record: Record, chance: random.Random) -> Any:
         """One record made ready; ValueError when it does not fit the objective."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, samples: Sequence[Any], keys: list[str]) -> Batch:
-        raise NotImplementedError
+        """Samples as one batch; `keys` are their records'."""
 
+    @abstractmethod
     def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean of each loss term over its `batch.counts` targets, float32 scalars."""
-        raise NotImplementedError
 
-    def warm(self, samples: Sequence[Any]) -> None:
-        """Compute frozen features of a pool's samples ahead of the first step; most objectives have none."""
+    def warm(self, samples: Sequence[Any]) -> None:  # noqa: B027 (a hook; most objectives need none)
+        """Compute frozen features of a pool's samples ahead of the first step."""
 
-    def finish(self, batches: Sequence[Batch]) -> None:
+    def finish(self, batches: Sequence[Batch]) -> None:  # noqa: B027 (likewise)
         """Called once after the last step, with a few batches: what is measured from the trained weights."""
 
     def preview(self, batch: Batch) -> dict[str, Any]:
@@ -148,7 +151,7 @@ class ContrastiveObjective(Objective):
 class SequenceObjective(Objective):
     """What stage 1 and stage 2 share: documents as token sequences with pictures in their slots."""
 
-    trains = ("vision", "bridge", "language")
+    trains: tuple[str, ...] = ("vision", "bridge", "language")
 
     def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
         super().__init__(whole, config, device)
@@ -157,9 +160,7 @@ class SequenceObjective(Objective):
         model = whole.model.config
         queries = {"image": model.num_query, "video": model.num_video_query}
         self.features = {
-            name: FeatureCache(
-                lambda pixels, n=n: whole.model.encode_image(pixels, n), keep=self.pooled and self.frozen_vision
-            )
+            name: FeatureCache(partial(whole.model.encode_image, num_query=n), keep=self.pooled and self.frozen_vision)
             for name, n in queries.items()
         }
 

@@ -16,6 +16,7 @@ from torch import nn
 if TYPE_CHECKING:
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
     from emu2.processing.processor import Emu2Processor
+    from emu2.train.text_tower import TextTower
 
 _ENCODER, _PROCESSOR = "multimodal_encoder", "processor"
 
@@ -29,7 +30,7 @@ class Whole:
     vae: Any = None
     unet: Any = None
     scheduler: Any = None
-    text_tower: nn.Module | None = None
+    text_tower: TextTower | None = None
 
     @property
     def complete(self) -> bool:
