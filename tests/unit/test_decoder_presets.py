@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig
 
 from emu2.decoder import presets
-from emu2.decoder.conditioning import added_conditions, guidance_rows, guide, pair_rows
+from emu2.decoder.conditioning import added_conditions, with_coordinates, guidance_rows, guide, pair_rows
 
 
 def listed(shared_dir, prefix: str) -> dict[str, tuple[int, ...]]:
@@ -50,11 +50,12 @@ def test_debug_decoder_fits_the_debug_model():
     pixels = torch.zeros(1, 3, 64, 64)
     with torch.no_grad():
         latents = vae.encode(pixels).latent_dist.mean
-        assert latents.shape == (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        assert latents.shape == (1, unet.config.out_channels, unet.config.sample_size, unet.config.sample_size)
         assert vae.decode(latents).sample.shape == pixels.shape
         embeds = torch.zeros(1, 16, 128)
         conditions = added_conditions(embeds, (64, 64), (0, 0), (64, 64))
-        out = unet(latents, 1, encoder_hidden_states=embeds, added_cond_kwargs=conditions).sample
+        placed = with_coordinates(latents, unet.config.in_channels)
+        out = unet(placed, 1, encoder_hidden_states=embeds, added_cond_kwargs=conditions).sample
         assert out.shape == latents.shape
         video = UNet3DConditionModel.from_config(presets.video_unet_config("debug"))
         clip = latents.unsqueeze(2).expand(-1, -1, 2, -1, -1)

@@ -63,10 +63,9 @@ _SD21_UNET: dict[str, Any] = {
 _DEBUG_UNET: dict[str, Any] = {
     **_SDXL_UNET,
     "sample_size": 16,
-    "in_channels": 8,
+    # 8 of the latents + 16 of coordinates: see `emu2.decoder.conditioning.with_coordinates`
+    "in_channels": 24,
     "out_channels": 8,
-    # Down to 2x2 latents: there every place sees another part of the padding, which is all that tells a U-Net where it
-    # is, so that it soon learns which embedding belongs where.
     "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
     "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
     "block_out_channels": [32, 64, 64, 64],

@@ -32,9 +32,9 @@ from emu2.train.config import RunConfig
 from emu2.train.metrics import describe, progress_bar, read_log
 
 #: Optimizer steps of each stage.
-STEPS = {"vision": 300, "caption": 1200, "unified": 1400, "autoencoder": 1600, "decoder": 900}
+STEPS = {"vision": 150, "caption": 900, "unified": 1300, "autoencoder": 2800, "decoder": 1700}
 #: The same for the quick form, which shows the same page with less on it.
-QUICK_STEPS = {"vision": 40, "caption": 220, "unified": 160, "autoencoder": 260, "decoder": 130}
+QUICK_STEPS = {"vision": 40, "caption": 220, "unified": 200, "autoencoder": 500, "decoder": 200}
 #: Stage -> stages whose models it starts from: the first gives everything, the others their own part.
 STARTS: dict[str, tuple[str, ...]] = {
     "vision": (),

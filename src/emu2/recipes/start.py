@@ -11,6 +11,7 @@ import torch
 
 from emu2.data.settings import DataConfig
 from emu2.data.sources import EndlessSource, PooledSource, Source
+from emu2.decoder.conditioning import coordinate_channels
 from emu2.train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Records whose texts the small tokeniser learns its merges from, and the merges' limit. The world has few words.
 _TOKENISER_RECORDS, _TOKENISER_SIZE = 400, 640
+#: Different waves among a fresh tower's positions: sine and cosine of row and column in four octaves.
+_POSITION_WAVES = 16
 
 
 def quiet_libraries() -> None:
@@ -90,8 +93,10 @@ def fresh_whole(size: str, tokenizer: Any, *, seed: int = 0) -> Whole:
         _start_quiet(vae)
         unet = UNet2DConditionModel.from_config(unet_config(size))
         _start_deaf(unet)
+        model = Emu2ForConditionalGeneration(config)
+        _start_placed(model.model.visual)
         return Whole(
-            model=Emu2ForConditionalGeneration(config),
+            model=model,
             processor=Emu2Processor(
                 image_processor=Emu2ImageProcessor(size=config.vision_config.image_size),
                 tokenizer=tokenizer,
@@ -120,11 +125,22 @@ def _start_deaf(unet: Any) -> None:
     """Let a fresh U-Net begin by hearing its embeddings more than its noise.
 
     With torch's own start the noise fills every norm and skip, and the network spends thousands of steps before it
-    looks for a place in the embeddings. Strong biases also make the padding felt, and with it the place.
+    looks into the embeddings.
     """
     with torch.no_grad():
-        unet.conv_in.weight.mul_(0.1)
-        unet.conv_in.bias.normal_(0.0, 1.0)
+        unet.conv_in.weight[:, : unet.config.out_channels].mul_(0.1)
+
+
+def _start_placed(tower: Any) -> None:
+    """Let a fresh vision tower begin with sine-cosine positions instead of none.
+
+    The tower adds to its input and never overwrites it, so positions reach its output, where the decoder's
+    cross-attention needs them; EVA's weights have learned as much over billions of pictures.
+    """
+    grid, width = tower.config.grid_size, tower.config.hidden_size
+    waves = coordinate_channels(_POSITION_WAVES, grid, grid).flatten(1).T  # [grid * grid, waves]
+    with torch.no_grad():
+        tower.pos_embed[0, 1:] = waves.repeat(1, -(-width // _POSITION_WAVES))[:, :width]
 
 
 def start_whole(config: RunConfig, model: str | Path | None) -> Whole:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
-from emu2.decoder.conditioning import added_conditions
+from emu2.decoder.conditioning import added_conditions, with_coordinates
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache
 from emu2.train.objectives import Batch, Objective
@@ -183,7 +183,7 @@ class DecoderObjective(Objective):
             target_size=(self.size, self.size),
         )
         predicted = unet(
-            self.noise.add_noise(latents, noise, t).to(unet.dtype),
+            with_coordinates(self.noise.add_noise(latents, noise, t), unet.config.in_channels).to(unet.dtype),
             t,
             encoder_hidden_states=embeddings.to(unet.dtype),
             added_cond_kwargs=conditions,
