@@ -77,7 +77,7 @@ def recorder(monkeypatch):
     recorder = Recorder()
     for command in ("complete", "draw"):
         monkeypatch.setattr(f"emu2.cli.{command}.check_model", lambda _: None)
-        monkeypatch.setattr(f"emu2.cli.{command}.load_model", lambda *_: recorder)
+        monkeypatch.setattr(f"emu2.cli.{command}.load_model", lambda *_, **__: recorder)
     return recorder
 
 

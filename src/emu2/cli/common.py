@@ -95,6 +95,10 @@ JsonOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.", rich_help_panel=_OUTPUT_PANEL)]
 
 
+#: Placements that accelerate works out; anything else is a device.
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
 class PromptCommand(TyperCommand):
     """A command whose prompt options keep their order across different options.
 
@@ -217,6 +221,26 @@ def check_model(model: str) -> None:
         raise ValueError(explain_missing(model))
 
 
+def check_draws(model: str) -> None:
+    """Raise ValueError where a folder holds no image decoder, before its weights are read."""
+    from emu2.inference.names import explain_no_image_decoder
+
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise ValueError(explain_no_image_decoder(model))
+
+
+def check_films(model: str) -> None:
+    """Raise ValueError where a folder holds no video decoder, before its weights are read."""
+    from emu2.inference.names import explain_no_video_decoder
+
+    folder = Path(model).expanduser()
+    index = folder / "model_index.json"
+    films = index.is_file() and "Emu2VideoPipeline" in index.read_text(encoding="utf-8")
+    if folder.is_dir() and not films and not (folder / "video_decoder").is_dir():
+        raise ValueError(explain_no_video_decoder(model))
+
+
 def parse_box(text: str) -> Any:
     """`x1,y1,x2,y2` or `a phrase=x1,y1,x2,y2`, in pixels of a 448 x 448 picture, as an `emu2.Box`.
 
@@ -236,8 +260,20 @@ def parse_box(text: str) -> Any:
     return Box((x1, y1, x2, y2), phrase=phrase.strip() or None)
 
 
-def load_model(model: str, device: str | None, dtype: str | None, device_map: str | None = None) -> "Emu2":
-    """`emu2.load`, with the option named that holds a wrong value."""
+def load_model(
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    device_map: str | None = None,
+    *,
+    to_draw: bool = False,
+    to_film: bool = False,
+) -> "Emu2":
+    """`emu2.load`, with the option named that holds a wrong value, and a missing decoder told before weights are read.
+
+    Args:
+        to_draw, to_film: the command needs an image or a video decoder.
+    """
     from emu2.inference.load import load
     from emu2.model.runtime import resolve_device, resolve_dtype
 
@@ -247,6 +283,13 @@ def load_model(model: str, device: str | None, dtype: str | None, device_map: st
     if dtype is not None:
         with bad_usage("--dtype"):
             resolve_dtype(dtype)
+    if device_map is not None and device_map not in DEVICE_MAPS:
+        with bad_usage("--device-map"):
+            resolve_device(device_map)
+    if to_draw:
+        check_draws(model)
+    if to_film:
+        check_films(model)
     _quiet_libraries(uses_diffusers=(Path(model) / "model_index.json").exists())
     return load(model, device=device, dtype=dtype, device_map=device_map)
 

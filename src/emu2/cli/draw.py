@@ -71,7 +71,9 @@ def command(
         str | None,
         typer.Option("--negative", metavar="TEXT", help="What to keep away from.", rich_help_panel=_PANEL),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Denoising steps.", rich_help_panel=_PANEL)] = 50,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, max=1000, help="Denoising steps.", rich_help_panel=_PANEL)
+    ] = 50,
     guidance: Annotated[
         float,
         typer.Option(
@@ -110,7 +112,7 @@ def command(
     check_model(model)
     parts = prompt_parts(ctx)
     files = output_files(out, "emu2-draw.png", count=count, force=force, suffixes=_SUFFIXES)
-    emu2 = load_model(model, device, dtype, device_map)
+    emu2 = load_model(model, device, dtype, device_map, to_draw=True)
     started = time.perf_counter()
     drawn = emu2.draw(
         parts,

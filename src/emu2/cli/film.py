@@ -54,7 +54,9 @@ def command(
         str | None,
         typer.Option("--negative", metavar="TEXT", help="What to keep away from.", rich_help_panel=_PANEL),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Denoising steps.", rich_help_panel=_PANEL)] = 50,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, max=1000, help="Denoising steps.", rich_help_panel=_PANEL)
+    ] = 50,
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -94,7 +96,7 @@ def command(
     check_model(model)
     parts = prompt_parts(ctx)
     (file,) = output_files(out, "emu2-film.mp4", count=1, force=force, suffixes=_SUFFIXES)
-    emu2 = load_model(model, device, dtype, device_map)
+    emu2 = load_model(model, device, dtype, device_map, to_film=True)
     started = time.perf_counter()
     frames = emu2.film(
         parts,

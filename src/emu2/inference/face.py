@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from emu2.inference.answering import end_ids, plan_answer
+from emu2.inference.names import explain_no_image_decoder, explain_no_video_decoder
 from emu2.inference.prompt_parts import Prompt, as_parts, check_not_empty, is_conversation
 
 if TYPE_CHECKING:
@@ -313,19 +314,12 @@ class Emu2:
 
     def _image_decoder(self) -> Any:
         if self.image_pipeline is None:
-            raise ValueError(
-                f"{self.name} has no image decoder, so it cannot draw; it can complete, chat and embed. "
-                "Load a folder that Emu2ImagePipeline saved (it holds model_index.json, unet/ and vae/), such as "
-                "Emu2-Gen."
-            )
+            raise ValueError(explain_no_image_decoder(self.name))
         return self.image_pipeline
 
     def _video_decoder(self) -> Any:
         if self.video_pipeline is None:
-            raise ValueError(
-                f"{self.name} has no video decoder, so it cannot film. "
-                "Load a folder that Emu2VideoPipeline saved; the published weights hold no video decoder."
-            )
+            raise ValueError(explain_no_video_decoder(self.name))
         return self.video_pipeline
 
 

@@ -26,6 +26,22 @@ def explain_missing(name: str) -> str:
     return f"There is no model {name!r}: no such file or folder. {hint or how}"
 
 
+def explain_no_image_decoder(name: str) -> str:
+    """Why a model cannot draw, and what can."""
+    return (
+        f"{name} has no image decoder, so it cannot draw; it can complete, chat and embed. "
+        "Load a folder that Emu2ImagePipeline saved (it holds model_index.json), such as Emu2-Gen's."
+    )
+
+
+def explain_no_video_decoder(name: str) -> str:
+    """Why a model cannot film, and what can."""
+    return (
+        f"{name} has no video decoder, so it cannot film. "
+        "Load a folder that Emu2VideoPipeline saved; the published weights hold no video decoder."
+    )
+
+
 def _near_names(name: str) -> list[str]:
     """Known names and neighbouring folders that look like it."""
     path = Path(name).expanduser()
