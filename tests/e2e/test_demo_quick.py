@@ -50,7 +50,7 @@ def test_the_model_folder_is_one_that_users_load(demo):
     import emu2
 
     model = emu2.load(demo[0] / "model", device="cpu")
-    assert model.draw("a dog at the top left on a blue background", num_inference_steps=2) is not None
+    assert model.draw("a dog at the top left on a blue background", steps=2).size == (64, 64)
 
 
 def test_the_full_form_is_the_same_code_with_more_steps():
