@@ -229,6 +229,10 @@ class CaptionObjective(SequenceObjective):
         return {"text": super().terms(batch, generator)["text"]}
 
 
+#: Segments of an episode's first demonstration: a picture and its answer.
+_FIRST_DEMONSTRATION = 2
+
+
 class UnifiedObjective(SequenceObjective):
     """Stage 2: next element of any document, token or embedding; the vision tower is frozen (section 2.2.2).
 
@@ -242,10 +246,18 @@ class UnifiedObjective(SequenceObjective):
         return {"text": self.config.text_loss_weight, "visual": self.config.visual_loss_weight}
 
     def sample(self, record: Record, chance: random.Random) -> TokenSequence:
-        if is_pair(record):
-            record = image_first(record) if chance.random() < self.config.data.image_first else text_first(record)
-        # Pretraining learns whole documents; what is the answer in them matters to tuning and evaluation only.
-        return self.builder.build(replace(record, answer_from=None), "all")
+        # A picture with its caption goes either way; what asks for a picture in words (text to image) stays as it is.
+        if (
+            is_pair(record)
+            and not isinstance(record.segments[0], str)
+            and chance.random() >= self.config.data.image_first
+        ):
+            record = text_first(record)
+        # Pretraining learns whole documents, not answers alone. But nothing before an episode's second picture says that
+        # it is an episode: learning that part too would teach to answer any picture as if it were one.
+        if record.answer_from is not None:
+            record = replace(record, answer_from=min(record.answer_from, _FIRST_DEMONSTRATION))
+        return self.builder.build(record, "all")
 
 
 def objective_class(name: str) -> Callable[[Whole, RunConfig, torch.device], Objective]:
