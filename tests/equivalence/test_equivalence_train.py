@@ -1,11 +1,13 @@
 """Training that must come to the same: resumed = uninterrupted, accumulated = one large batch, reordered = itself."""
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 from helpers_train import PARTS, pairs, run_config, tiny_whole, trainer, weights
 
+from emu2.data.records import Record
 from emu2.data.sources import PooledSource
 from emu2.train.metrics import read_log
 
@@ -68,7 +70,22 @@ def test_counts_known_ahead_are_those_of_the_model(tmp_path):
     for batch in runner._read():
         out = runner.whole.model(**batch.tensors, **runner.objective.pictures(batch.extra["samples"]))
         assert batch.counts == {"text": int(out.num_text_targets), "visual": int(out.num_visual_targets)}
-        assert batch.counts["visual"] == 4 * batch.amounts["images"]
+        # A picture is a target where its caption comes first.
+        starts = [sample.labels[1] == runner.objective.builder.start_id for sample in batch.extra["samples"]]
+        opens = [sample.input_ids[1] == runner.objective.builder.start_id for sample in batch.extra["samples"]]
+        assert not any(starts)
+        assert batch.counts["visual"] == 4 * (batch.amounts["images"] - sum(opens))
+
+
+def test_an_episode_is_learned_from_its_second_picture_on(tmp_path):
+    runner = trainer(run_config("unified"), tmp_path)
+    image = next(segment for segment in pairs()[0].segments if not isinstance(segment, str))
+    episode = Record("counting", (image, "one", image, "two", image, "three"), "episode", answer_from=5)
+    sample = runner.objective.sample(episode, random.Random(0))
+    second = [i for i, token in enumerate(sample.input_ids) if token == runner.objective.builder.start_id][1]
+    assert set(sample.labels[:second]) == {-100}
+    assert sample.labels[second] == runner.objective.builder.start_id
+    assert sample.num_visual_targets == 2 * 4
 
 
 def test_frozen_features_kept_equal_features_computed(tmp_path):

@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig
 
 from emu2.decoder import presets
-from emu2.decoder.conditioning import added_conditions, with_coordinates, guidance_rows, guide, pair_rows
+from emu2.decoder.conditioning import added_conditions, guidance_rows, guide, pair_rows, with_coordinates
 
 
 def listed(shared_dir, prefix: str) -> dict[str, tuple[int, ...]]:

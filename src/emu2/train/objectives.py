@@ -253,8 +253,9 @@ class UnifiedObjective(SequenceObjective):
             and chance.random() >= self.config.data.image_first
         ):
             record = text_first(record)
-        # Pretraining learns whole documents, not answers alone. But nothing before an episode's second picture says
-        # that it is an episode: learning that part too would teach to answer any picture as if it were one.
+        # Pretraining learns whole documents, not answers alone, with two exceptions (the paper names none). A picture
+        # with its caption after it is no target: no word tells what to draw. And nothing before an episode's second
+        # picture says that it is one: learning that part too would teach to answer any picture as if it were.
         if record.answer_from is not None:
             record = replace(record, answer_from=min(record.answer_from, _FIRST_DEMONSTRATION))
         return self.builder.build(record, "all")
