@@ -55,7 +55,7 @@ def show(whole: Whole, plan: Plan, *, seed: int = 0) -> Results:
         data,
         split="seen",
         pool=None,
-        kinds={"pair": 1.0, "counting": 1.0, "naming": 1.0},
+        kinds={"pair": 1.0, "counting": 1.0},
         world={**data.world, "shots": [SHOTS], "seed": seed + 1},
     )
     sources = world_sources(unseen)
@@ -68,7 +68,6 @@ def show(whole: Whole, plan: Plan, *, seed: int = 0) -> Results:
         "counting": episode_rows(whole, _first(sources["counting"], plan.scored)),
         "drawings": drawing_rows(whole, pairs, reader, plan.denoising, seed, from_text=True),
         "autoencoding": drawing_rows(whole, pairs, reader, plan.denoising, seed, from_text=False),
-        "naming": episode_rows(whole, _first(sources["naming"], plan.scored)),
     }
     return Results(
         rows={name: rows[: plan.shown] for name, (rows, _) in sections.items()},
