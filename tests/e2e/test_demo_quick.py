@@ -1,4 +1,4 @@
-"""The demo, from nothing to its page: the quick form's own code with a share of its steps."""
+"""The demo, from nothing to its page: what `make demo QUICK=1` runs, once for all tests here."""
 
 import json
 import re
@@ -8,14 +8,11 @@ import pytest
 from emu2.recipes.demo import STARTS, plan, run
 from emu2.train.metrics import read_log
 
-#: Share of the quick form's steps: enough for every loss to fall clearly.
-SHARE = 0.25
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    return folder, run(folder, quick=True, scale=SHARE)
+    return folder, run(folder, quick=True)
 
 
 @pytest.mark.slow
@@ -23,8 +20,8 @@ def demo(tmp_path_factory):
 def test_losses_fall_clearly(demo, stage):
     losses = [line["loss"] for line in read_log(demo[0] / "runs" / stage / "log.jsonl")]
     tenth = max(1, len(losses) // 10)
-    # Ten contrastive steps only bring a fresh tower from worse than chance to chance.
-    share = 0.97 if stage == "vision" else 0.75
+    # Forty contrastive steps are the start of a slow fall.
+    share = 0.9 if stage == "vision" else 0.75
     assert sum(losses[-tenth:]) < share * sum(losses[:tenth])
 
 

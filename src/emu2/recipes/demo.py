@@ -34,7 +34,7 @@ from emu2.train.metrics import describe, progress_bar, read_log
 #: Optimizer steps of each stage.
 STEPS = {"vision": 120, "caption": 750, "unified": 1800, "autoencoder": 2600, "decoder": 2300}
 #: The same for the quick form, which shows the same page with less on it.
-QUICK_STEPS = {"vision": 40, "caption": 220, "unified": 200, "autoencoder": 500, "decoder": 200}
+QUICK_STEPS = {"vision": 40, "caption": 170, "unified": 150, "autoencoder": 400, "decoder": 200}
 #: Stage -> stages whose models it starts from: the first gives everything, the others their own part.
 STARTS: dict[str, tuple[str, ...]] = {
     "vision": (),
@@ -61,18 +61,16 @@ class Plan:
     denoising: int
 
 
-def plan(*, quick: bool = False, seed: int = 0, scale: float = 1.0) -> Plan:
+def plan(*, quick: bool = False, seed: int = 0) -> Plan:
     """The full or the quick demo.
 
     Args:
         quick: far fewer steps, same code.
         seed: of everything.
-        scale: further factor on all steps; tests use it.
     """
     stages = {}
     for name, steps in (QUICK_STEPS if quick else STEPS).items():
         config = recipes.recipe(name)
-        steps = max(4, round(steps * scale))
         pool = config.data.pool and min(config.data.pool, max(64, steps * config.data.batch_size))
         stages[name] = replace(
             config,
@@ -155,7 +153,6 @@ def run(
     *,
     quick: bool = False,
     seed: int = 0,
-    scale: float = 1.0,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Train, show, and write `out`/index.html, `out`/scores.json and `out`/model.
@@ -168,7 +165,7 @@ def run(
     from emu2.recipes.start import quiet_libraries
 
     out, console, began = Path(out), console or Console(), time.perf_counter()
-    chosen = plan(quick=quick, seed=seed, scale=scale)
+    chosen = plan(quick=quick, seed=seed)
     runs = out / "runs"
     for old in (runs, out / "model"):
         shutil.rmtree(old, ignore_errors=True)
