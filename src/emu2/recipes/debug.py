@@ -56,7 +56,7 @@ def unified() -> RunConfig:
         parts=("bridge", "language"),
         steps=1000,
         data=_data(
-            {"pair": 0.45, "text_to_image": 0.38, "counting": 0.12, "document": 0.03, "text": 0.02},
+            {"pair": 0.42, "text_to_image": 0.36, "counting": 0.18, "document": 0.02, "text": 0.02},
             mode="one_kind",
             batch_size=32,
             world={**_WORLD, "shots": [1, 2, 3], "ways": [2], "max_pages": 3},
