@@ -20,6 +20,12 @@ class DataConfig:
     pool: draw from only this many different records of each kind, so that frozen features can be kept; None draws new
         records for ever.
     image_first: probability that the picture of a pair stands before its text (`unified`; 0.5 in the paper).
+    workers: processes that read ahead of the training; 0 reads in the training process. The records are the same.
+    validation_split: of the world, for the records that `validate_every` measures on.
+    sources: kind -> where its records come from, as `emu2.data.readers.open_source` reads it: {"format": "webdataset",
+        "path": "pairs/{00000..00099}.tar", ...}. Kinds without an entry are drawn by the emoji world.
+    batch_sizes: kind -> records in one forward pass, where that differs from `batch_size`; with `mode="one_kind"` only
+        (the paper gives every kind of data a batch of its own).
     """
 
     kinds: dict[str, float] = field(default_factory=lambda: {"pair": 1.0})
@@ -32,6 +38,10 @@ class DataConfig:
     world: dict[str, object] = field(default_factory=dict)
     pool: int | None = None
     image_first: float = 0.5
+    workers: int = 0
+    validation_split: str = "seen"
+    sources: dict[str, dict[str, object]] = field(default_factory=dict)
+    batch_sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.kinds or any(weight < 0 for weight in self.kinds.values()) or sum(self.kinds.values()) <= 0:
@@ -44,5 +54,21 @@ class DataConfig:
             raise ValueError(f"data.max_length must be 2 or more; got {self.max_length}.")
         if self.pool is not None and self.pool < 1:
             raise ValueError(f"data.pool must be 1 or more, or null; got {self.pool}.")
+        if self.workers < 0:
+            raise ValueError(f"data.workers must be 0 or more; got {self.workers}.")
         if not 0 <= self.image_first <= 1:
             raise ValueError(f"data.image_first is a probability; got {self.image_first}.")
+        for name, table in (("sources", self.sources), ("batch_sizes", self.batch_sizes)):
+            unknown = sorted(set(table) - set(self.kinds))
+            if unknown:
+                raise ValueError(
+                    f"data.{name} names {unknown[0]!r}, which data.kinds does not weigh; "
+                    f"it weighs {', '.join(self.kinds)}."
+                )
+        if self.batch_sizes and self.mode != "one_kind":
+            raise ValueError(
+                'data.batch_sizes needs data.mode="one_kind": in a mixed batch all kinds share data.batch_size.'
+            )
+        for kind, size in self.batch_sizes.items():
+            if size < 1:
+                raise ValueError(f"data.batch_sizes[{kind!r}] must be 1 or more; got {size}.")
