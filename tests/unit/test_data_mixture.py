@@ -106,12 +106,15 @@ def test_the_loader_sets_bad_samples_aside_and_gives_each_its_own_chance():
 
     loader = Loader({"pair": pairs(6)}, sample, seed=1)
     addresses = [("pair", index) for index in range(6)]
-    samples, keys, bad = loader.read(addresses, (0, 0))
-    assert keys == ["pair-0", "pair-1", "pair-3", "pair-4", "pair-5"]
-    assert bad == {"pair: OSError: truncated file": 1}
-    assert len(set(samples)) == 5
-    assert loader.read(addresses, (0, 0))[0] == samples
-    assert loader.read(addresses, (1, 0))[0] != samples
+    read = loader.read(addresses, (0, 0))
+    assert read.keys == ["pair-0", "pair-1", "pair-3", "pair-4", "pair-5"]
+    assert read.bad == {"pair: OSError: truncated file": 1}
+    assert len(set(read.samples)) == len(set(read.seeds)) == 5
+    assert loader.read(addresses, (0, 0)) == read
+    assert loader.read(addresses, (1, 0)).samples != read.samples
+    # A rank that reads the second half finds there what one process finds.
+    half = loader.read(addresses[3:], (0, 0), first=3)
+    assert (half.samples, half.seeds) == (read.samples[2:], read.seeds[2:])
 
 
 def test_a_fault_of_the_program_is_no_bad_sample():

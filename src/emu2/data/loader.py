@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import UnidentifiedImageError
@@ -15,6 +16,20 @@ from emu2.data.sources import Source
 
 #: What a damaged or unfit sample raises. Anything else is a fault of the program and is not swallowed.
 BAD_SAMPLE_ERRORS = (ValueError, OSError, EOFError, UnicodeError, UnidentifiedImageError)
+
+
+@dataclass
+class Samples:
+    """The records of one micro-batch that could be read.
+
+    samples, keys, seeds: one each; a seed is its record's own, for what is drawn later (`emu2.train.chance`).
+    bad: how many could not be read, by cause.
+    """
+
+    samples: list[Any] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    bad: Counter[str] = field(default_factory=Counter)
 
 
 class Loader:
@@ -30,21 +45,24 @@ class Loader:
     def __init__(self, sources: Mapping[str, Source], sample: Callable[[Record, random.Random], Any], *, seed: int = 0):
         self._sources, self._sample, self._seed = sources, sample, seed
 
-    def read(self, addresses: Sequence[Address], place: tuple[Any, ...]) -> tuple[list[Any], list[str], Counter[str]]:
-        """Samples and keys of the records that could be read, and how many could not, by cause.
+    def read(self, addresses: Sequence[Address], place: tuple[Any, ...], first: int = 0) -> Samples:
+        """The samples at `addresses`.
 
         Args:
             addresses: which records.
             place: of this micro-batch in the run.
+            first: position of the first address in the micro-batch, of which a rank may read a slice.
         """
-        samples, keys, bad = [], [], Counter[str]()
-        for number, (kind, index) in enumerate(addresses):
-            chance = random.Random("/".join(map(str, ("sample", self._seed, *place, number))))
+        read = Samples()
+        for number, (kind, index) in enumerate(addresses, first):
+            path = "/".join(map(str, (self._seed, *place, number)))
             try:
                 record = self._sources[kind][index]
-                samples.append(self._sample(record, chance))
+                sample = self._sample(record, random.Random(f"sample/{path}"))
             except BAD_SAMPLE_ERRORS as error:
-                bad[f"{kind}: {type(error).__name__}: {error}"] += 1
+                read.bad[f"{kind}: {type(error).__name__}: {error}"] += 1
             else:
-                keys.append(record.key)
-        return samples, keys, bad
+                read.samples.append(sample)
+                read.keys.append(record.key)
+                read.seeds.append(random.Random(f"noise/{path}").getrandbits(63))
+        return read

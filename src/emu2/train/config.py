@@ -13,10 +13,21 @@ from typing import Any, Literal
 
 from emu2.data.settings import DataConfig
 
-#: The parts of a whole Emu2 that a run can train, each with its own rate.
-PARTS = ("vision", "bridge", "language", "text_tower", "vae", "unet")
+#: The parts of a whole Emu2 that a run can train, each with its own rate. "video_temporal" are the parts of the video
+#: U-Net that mix frames, "video_unet" is all of it; a run that trains both gives the temporal parts a rate of their own.
+PARTS = ("vision", "bridge", "language", "text_tower", "vae", "unet", "video_temporal", "video_unet")
 
-ObjectiveName = Literal["contrastive", "caption", "unified", "autoencoder", "decoder"]
+ObjectiveName = Literal[
+    "contrastive",
+    "language",
+    "caption",
+    "unified",
+    "autoencoder",
+    "decoder",
+    "video_decoder",
+    "chat",
+    "gen",
+]
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,11 @@ class OptimConfig:
     weight_decay: applied to matrices only, never to biases, norms, class token and position tables. The paper gives no
         value for pretraining; 0.05 is what the first Emu used (facts of Emu-1's training notes).
     clip_norm: largest allowed norm of the whole gradient (5.0 in the paper's pretraining).
-    warmup_steps: steps of linear rise from 0 to the peak.
+    warmup_steps: steps of the rise from 0 to the peak.
+    warmup_shape: "linear", or "log": fast at first, then ever slower, log(1 + n) over log(1 + warmup_steps) after n
+        steps. The paper names the decoder's warmup "log" (table 7) without a formula.
+    part_start: step from which a part moves; before it the part's rate is 0 while AdamW already averages its gradients.
+        It lets the video decoder train its temporal parts first, then everything.
     schedule: what follows the warmup, until the last step.
     min_lr_ratio: where the schedule ends, as a share of the peak.
     """
@@ -41,20 +56,25 @@ class OptimConfig:
     weight_decay: float = 0.05
     clip_norm: float = 5.0
     warmup_steps: int = 0
+    warmup_shape: Literal["linear", "log"] = "linear"
+    part_start: dict[str, int] = field(default_factory=dict)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     min_lr_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optim.lr must be above 0; got {self.lr}.")
+        _require(self.lr >= 0, f"optim.lr must be 0 or more; got {self.lr}.")
         for part, lr in self.part_lr.items():
             _require(part in PARTS, f"optim.part_lr names {part!r}, which is no part; parts are {', '.join(PARTS)}.")
             _require(
-                lr > 0, f"optim.part_lr[{part!r}] must be above 0; got {lr}. To freeze a part leave it out of parts."
+                lr >= 0, f"optim.part_lr[{part!r}] must be 0 or more; got {lr}. To freeze a part leave it out of parts."
             )
         _require(all(0 <= b < 1 for b in self.betas), f"optim.betas lie in [0, 1); got {self.betas}.")
         _require(self.weight_decay >= 0, f"optim.weight_decay must be 0 or more; got {self.weight_decay}.")
         _require(self.clip_norm > 0, f"optim.clip_norm must be above 0; got {self.clip_norm}.")
         _require(self.warmup_steps >= 0, f"optim.warmup_steps must be 0 or more; got {self.warmup_steps}.")
+        for part, start in self.part_start.items():
+            _require(part in PARTS, f"optim.part_start names {part!r}, which is no part; parts are {', '.join(PARTS)}.")
+            _require(start >= 0, f"optim.part_start[{part!r}] must be 0 or more; got {start}.")
         _require(0 <= self.min_lr_ratio <= 1, f"optim.min_lr_ratio lies in [0, 1]; got {self.min_lr_ratio}.")
 
 
@@ -95,6 +115,31 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
+class GenerationConfig:
+    """What the `gen` objective changes at random in a prompt (paper, section 2.3.2 and supplement D, without rates).
+
+    drop_boxes: share of records whose boxes are all left out, their phrases staying as plain text: a prompt gives boxes
+        for its things or none, and both must draw.
+    drop_entities: share of object pictures left out where a phrase or a box still tells of the object.
+    background: share of object pictures with see-through parts (RGBA) that are put on a random background; the others
+        are put on white.
+    crop_scale: range of the side of a random crop of an object picture, as a share of its own; (1, 1) is no crop.
+    """
+
+    drop_boxes: float = 0.3
+    drop_entities: float = 0.1
+    background: float = 0.5
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("drop_boxes", "drop_entities", "background"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"gen.{name} is a probability; got {value}.")
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, f"gen.crop_scale is (low, high) with 0 < low <= high <= 1; got {(low, high)}.")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run: an objective, the parts it trains, its data, its length.
 
@@ -106,6 +151,10 @@ class RunConfig:
     accumulation: micro-batches of `data.batch_size` records in one optimizer step. The loss is normalised by the valid
         targets of all of them, so that accumulated equals one large batch (contrastive excepted: its negatives are
         those of the micro-batch).
+    resolution: side in pixels at which the vision tower reads pictures; its positions are resized where the model was at
+        another. None keeps the model's. (Stage 1 goes from 224 to 448.)
+    num_query: embeddings of a still picture; None keeps the model's. (The paper's chat reads 256, its other stages 64.)
+    num_video_query: likewise of a video frame.
     text_loss_weight, visual_loss_weight: of cross entropy and of the regression (`unified`). The paper gives none.
     kl_weight: of the KL term (`autoencoder`), per latent number.
     ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
@@ -115,6 +164,14 @@ class RunConfig:
         always written).
     keep_checkpoints: newest checkpoints kept on disk.
     max_bad_share: the run stops when more than this share of the samples so far could not be read.
+    autocast: compute in this type where torch holds it safe, while the weights keep `dtype`; None computes in `dtype`.
+    checkpoint_activations: compute the blocks' activations again in the backward pass instead of keeping them.
+    compile: let torch.compile fuse each transformer block.
+    nonfinite: what follows a loss or gradient that is not finite, after which no weight moves and the batch is kept
+        under nonfinite/: "stop" the run, or "skip" the step and count it.
+    stop_deadline_s: a run that is told to stop (SIGTERM, SIGINT) has so many seconds to write its checkpoint.
+    validate_every: measure held-out losses and make samples every so many optimizer steps; 0 never does.
+    validate_batches: micro-batches of held-out records in one measurement.
     """
 
     name: str
@@ -126,6 +183,10 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    gen: GenerationConfig = field(default_factory=GenerationConfig)
+    resolution: int | None = None
+    num_query: int | None = None
+    num_video_query: int | None = None
     text_loss_weight: float = 1.0
     visual_loss_weight: float = 1.0
     kl_weight: float = 1e-4
@@ -138,6 +199,13 @@ class RunConfig:
     save_every: int = 0
     keep_checkpoints: int = 2
     max_bad_share: float = 0.1
+    autocast: Literal["bfloat16"] | None = None
+    checkpoint_activations: bool = False
+    compile: bool = False
+    nonfinite: Literal["stop", "skip"] = "stop"
+    stop_deadline_s: float = 60.0
+    validate_every: int = 0
+    validate_batches: int = 4
 
     def __post_init__(self) -> None:
         _require(bool(self.parts), "parts is empty: name at least one part to train.")
@@ -145,6 +213,13 @@ class RunConfig:
             _require(part in PARTS, f"parts names {part!r}, which is no part; parts are {', '.join(PARTS)}.")
         for part in self.optim.part_lr:
             _require(part in self.parts, f"optim.part_lr names {part!r}, which this run does not train ({self.parts}).")
+        for part in self.optim.part_start:
+            _require(
+                part in self.parts, f"optim.part_start names {part!r}, which this run does not train ({self.parts})."
+            )
+        for name in ("resolution", "num_query", "num_video_query"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} must be 1 or more, or null; got {value}.")
         _require(self.steps >= 1, f"steps must be 1 or more; got {self.steps}.")
         _require(self.accumulation >= 1, f"accumulation must be 1 or more; got {self.accumulation}.")
         _require(
@@ -155,6 +230,10 @@ class RunConfig:
         _require(self.log_every >= 1, f"log_every must be 1 or more; got {self.log_every}.")
         _require(self.keep_checkpoints >= 1, f"keep_checkpoints must be 1 or more; got {self.keep_checkpoints}.")
         _require(0 <= self.max_bad_share <= 1, f"max_bad_share lies in [0, 1]; got {self.max_bad_share}.")
+        _require(self.stop_deadline_s > 0, f"stop_deadline_s must be above 0; got {self.stop_deadline_s}.")
+        for name in ("sample_every", "save_every", "validate_every"):
+            _require(getattr(self, name) >= 0, f"{name} must be 0 or more; got {getattr(self, name)}.")
+        _require(self.validate_batches >= 1, f"validate_batches must be 1 or more; got {self.validate_batches}.")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -192,7 +271,7 @@ def with_overrides(config: RunConfig, settings: typing.Iterable[str]) -> RunConf
 
 def _is_open(parents: list[str]) -> bool:
     """Whether the dict at this path takes new keys (a table by name, not a dataclass)."""
-    return parents in (["optim", "part_lr"], ["data", "kinds"], ["data", "world"])
+    return parents in (["optim", "part_lr"], ["optim", "part_start"], ["data", "kinds"], ["data", "world"])
 
 
 def _parse(text: str) -> Any:

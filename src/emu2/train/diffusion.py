@@ -23,6 +23,7 @@ from torch import Tensor
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
 from emu2.decoder.conditioning import added_conditions, with_coordinates
+from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache
 from emu2.train.objectives import Batch, Objective
@@ -71,10 +72,11 @@ class AutoencoderObjective(Objective):
             keys,
         )
 
-    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
         pixels = batch.tensors["pixels"]
         posterior = self.whole.vae.encode(pixels.to(self.whole.vae.dtype)).latent_dist
-        decoded = self.whole.vae.decode(posterior.sample(generator=generator)).sample.float()
+        noise = RowChance(batch.seeds, self.device).normal(*posterior.mean.shape[1:])
+        decoded = self.whole.vae.decode(posterior.mean + posterior.std * noise.to(posterior.mean)).sample.float()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"reconstruction": F.mse_loss(decoded, pixels), "kl": kl}
 
@@ -158,22 +160,19 @@ class DecoderObjective(Objective):
         side = self.whole.processor.image_processor.size["height"]
         return self.null(["null"], [lambda: torch.zeros(3, side, side)], self.device)[0].to(like)
 
-    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
         settings, unet, samples = self.config.diffusion, self.whole.unet, batch.extra["samples"]
         embeddings, moments = self.frozen(samples)
-        rows = len(samples)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, device=self.device)
+        chance = RowChance(batch.seeds, self.device)
 
         mean, log_variance = moments.float().chunk(2, dim=1)
         spread = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
-        latents = (mean + spread * normal(*mean.shape)) * self.whole.vae.config.scaling_factor
-        noise = normal(*latents.shape) + settings.noise_offset * normal(rows, latents.shape[1], 1, 1)
+        latents = (mean + spread * chance.normal(*mean.shape[1:])) * self.whole.vae.config.scaling_factor
+        noise = chance.normal(*latents.shape[1:]) + settings.noise_offset * chance.normal(latents.shape[1], 1, 1)
         steps = self.noise.config.num_train_timesteps
-        u = torch.rand(rows, generator=generator, device=self.device)
+        u = chance.uniform()
         t = ((1 - u**settings.timestep_power) * steps).long().clamp(0, steps - 1)
-        dropped = torch.rand(rows, generator=generator, device=self.device) < settings.drop_embeddings
+        dropped = chance.uniform() < settings.drop_embeddings
         embeddings = torch.where(dropped[:, None, None], self.null_embeddings(embeddings[0]), embeddings)
 
         conditions = added_conditions(

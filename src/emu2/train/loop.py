@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from emu2.data.loader import Loader
+from emu2.data.loader import Loader, Samples
 from emu2.data.mixture import Mixture
 from emu2.data.sources import Source
 from emu2.train import checkpoint
@@ -158,9 +158,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
         sums: dict[str, float] = defaultdict(float)
-        for number, batch in enumerate(batches):
-            generator = torch.Generator(self.device).manual_seed(_seed(self.config.seed, self.step, "noise", number))
-            terms = self.objective.terms(batch.to(self.device), generator)
+        for batch in batches:
+            terms = self.objective.terms(batch.to(self.device))
             # Each mean stands for its targets' share of the whole step's.
             shares = {name: terms[name] * (batch.counts[name] / totals[name]) for name in weights if batch.counts[name]}
             for name, share in shares.items():
@@ -192,10 +191,10 @@ class Trainer:
         for number, addresses in enumerate(
             self.mixture.next_step(self.config.accumulation, self.config.data.batch_size)
         ):
-            samples, keys, bad = self.loader.read(addresses, (step, number))
-            self.bad.update(bad)
-            if samples:
-                batches.append(self.objective.collate(samples, keys))
+            read = self.loader.read(addresses, (step, number))
+            self.bad.update(read.bad)
+            if read.samples:
+                batches.append(self._batch(read))
         seen = sum(self.mixture.taken.values())
         if self.bad.total() > self.config.max_bad_share * seen or not batches:
             causes = "; ".join(f"{number} x {cause}" for cause, number in self.bad.most_common(5))
@@ -204,6 +203,11 @@ class Trainer:
                 f"{self.config.max_bad_share:.0%} (max_bad_share), or all of one batch. Causes: {causes}."
             )
         return batches
+
+    def _batch(self, read: Samples) -> Batch:
+        batch = self.objective.collate(read.samples, read.keys)
+        batch.seeds = read.seeds
+        return batch
 
     def _require_finite(self, value: Tensor, what: str, batches: list[Batch], losses: dict[str, float]) -> None:
         number = value.item()
@@ -231,9 +235,9 @@ class Trainer:
             size = self.mixture.sources[kind].size
             for start in range(0, size or 0, self.config.data.batch_size):
                 stop = min(start + self.config.data.batch_size, size or 0)
-                samples, _, _ = self.loader.read([(kind, index) for index in range(start, stop)], ("warm", start))
-                if samples:
-                    self.objective.warm(samples)
+                read = self.loader.read([(kind, index) for index in range(start, stop)], ("warm", start))
+                if read.samples:
+                    self.objective.warm(read.samples)
 
     def _preview(self, batch: Batch) -> dict[str, Any]:
         """Samples by the model as it is, without touching the run's state."""
@@ -254,11 +258,11 @@ class Trainer:
         for number in range(_FINISH_BATCHES):
             size = self.mixture.sources[kinds[0][0]].size
             addresses = [(kind, index + number * len(kinds)) for kind, index in kinds]
-            samples, keys, _ = self.loader.read(
+            read = self.loader.read(
                 [(kind, index % size if size else index) for kind, index in addresses], ("finish", number)
             )
-            if samples:
-                batches.append(self.objective.collate(samples, keys).to(self.device))
+            if read.samples:
+                batches.append(self._batch(read).to(self.device))
         self.objective.finish(batches)
         self.whole.save(self.out / "model")
 

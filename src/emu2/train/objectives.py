@@ -1,7 +1,7 @@
 """What a stage learns: records in, losses out. One class per stage; the loop knows nothing else about them.
 
 The life of a sample: `sample(record, chance)` makes it ready (and raises ValueError when it is bad), `collate(samples)`
-batches, `terms(batch, generator)` gives each loss as a mean with the number of its targets, so that the loop can
+batches, `terms(batch)` gives each loss as a mean with the number of its targets, so that the loop can
 accumulate gradients as if it had seen one large batch.
 """
 
@@ -41,7 +41,8 @@ class Batch:
     """One micro-batch.
 
     tensors: moved to the device by the loop. counts: targets of each loss term, known before anything runs. amounts:
-    what the throughput counts. keys: of the records. extra: what stays on the host.
+    what the throughput counts. keys: of the records. extra: what stays on the host. seeds: one per sample, in their
+    order, set by the loop; whatever the loss draws for a sample it draws from its seed (`train/chance.py`).
     """
 
     tensors: dict[str, Tensor]
@@ -49,6 +50,7 @@ class Batch:
     amounts: dict[str, int]
     keys: list[str]
     extra: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
         self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
@@ -98,8 +100,8 @@ class Objective(ABC):
         """Samples as one batch; `keys` are their records'."""
 
     @abstractmethod
-    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean of each loss term over its `batch.counts` targets, float32 scalars."""
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean of each loss term over its `batch.counts` targets, float32 scalars; chance comes from `batch.seeds`."""
 
     def warm(self, samples: Sequence[Any]) -> None:  # noqa: B027 (a hook; most objectives need none)
         """Compute frozen features of a pool's samples ahead of the first step."""
@@ -140,7 +142,7 @@ class ContrastiveObjective(Objective):
         amounts = {"tokens": int(texts["attention_mask"].sum()), "images": len(samples)}
         return Batch(tensors, {"contrastive": len(samples)}, amounts, keys)
 
-    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
         tower = self.whole.text_tower
         assert tower is not None
         text = tower.embed_text(batch.tensors["input_ids"], batch.tensors["attention_mask"])
@@ -196,7 +198,7 @@ class SequenceObjective(Objective):
         if self.frozen_vision:
             self.pictures(samples)
 
-    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
         out = self.whole.model(**batch.tensors, **self.pictures(batch.extra["samples"]))
         return {"text": out.text_loss, "visual": out.visual_loss}
 
@@ -225,8 +227,8 @@ class CaptionObjective(SequenceObjective):
     def sample(self, record: Record, chance: random.Random) -> TokenSequence:
         return self.builder.build(image_first(record) if is_pair(record) else record, "text")
 
-    def terms(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"text": super().terms(batch, generator)["text"]}
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return {"text": super().terms(batch)["text"]}
 
 
 #: Segments of an episode's first demonstration: a picture and its answer.
