@@ -140,6 +140,30 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters on the linear layers of the language model and the bridge, instead of their weights.
+
+    With them only the adapters move, whatever of "language" and "bridge" the run trains, and the run leaves `adapter/`
+    instead of a whole model. The paper tunes everything; its first version, Emu, was tuned through LoRA.
+
+    rank: of the two factors. alpha: their product counts alpha / rank times; None is twice the rank.
+    dropout: of what goes into the factors.
+    targets: ends of the names of the layers that get adapters; empty is every linear layer of the language model's
+        blocks and both of the bridge.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, f"lora.rank must be 1 or more; got {self.rank}.")
+        _require(self.alpha is None or self.alpha > 0, f"lora.alpha must be above 0, or null; got {self.alpha}.")
+        _require(0 <= self.dropout < 1, f"lora.dropout lies in [0, 1); got {self.dropout}.")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One training run: an objective, the parts it trains, its data, its length.
 
@@ -155,6 +179,7 @@ class RunConfig:
         another. None keeps the model's. (Stage 1 goes from 224 to 448.)
     num_query: embeddings of a still picture; None keeps the model's. (The paper's chat reads 256, its other stages 64.)
     num_video_query: likewise of a video frame.
+    lora: train low-rank adapters instead of the weights; None trains the weights.
     text_loss_weight, visual_loss_weight: of cross entropy and of the regression (`unified`). The paper gives none.
     kl_weight: of the KL term (`autoencoder`), per latent number.
     ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
@@ -187,6 +212,7 @@ class RunConfig:
     resolution: int | None = None
     num_query: int | None = None
     num_video_query: int | None = None
+    lora: LoraSettings | None = None
     text_loss_weight: float = 1.0
     visual_loss_weight: float = 1.0
     kl_weight: float = 1e-4
@@ -262,6 +288,10 @@ def with_overrides(config: RunConfig, settings: typing.Iterable[str]) -> RunConf
         *parents, leaf = key.strip().split(".")
         target = values
         for name in parents:
+            if target is values and name == "lora" and values[name] is None:
+                values[name] = dataclasses.asdict(LoraSettings())
+            elif parents[:2] == ["data", "sources"] and isinstance(target, dict):
+                target.setdefault(name, {})
             target = target.get(name) if isinstance(target, dict) else None  # type: ignore[assignment]
         if not isinstance(target, dict) or (leaf not in target and not _is_open(parents)):
             raise ValueError(f"There is no setting {key.strip()!r}; there are: {', '.join(_paths(to_dict(config)))}.")
@@ -271,7 +301,9 @@ def with_overrides(config: RunConfig, settings: typing.Iterable[str]) -> RunConf
 
 def _is_open(parents: list[str]) -> bool:
     """Whether the dict at this path takes new keys (a table by name, not a dataclass)."""
-    return parents in (["optim", "part_lr"], ["optim", "part_start"], ["data", "kinds"], ["data", "world"])
+    tables = ("optim.part_lr", "optim.part_start", "data.kinds", "data.world", "data.batch_sizes", "data.sources")
+    path = ".".join(parents)
+    return path in tables or path.startswith("data.sources.")
 
 
 def _parse(text: str) -> Any:
