@@ -19,7 +19,14 @@ class DataConfig:
     world: further fields of `emu2.world.WorldConfig`.
     pool: draw from only this many different records of each kind, so that frozen features can be kept; None draws new
         records for ever.
-    image_first: probability that the picture of a pair stands before its text (`unified`; 0.5 in the paper).
+    image_first: probability that pictures and clips stand before their text in pairs and in documents that alternate
+        (`unified`; 0.5 in the paper).
+    frames: how many frames of a clip are read; of several numbers one is drawn for each record (8, 12, 16 in the
+        paper's chat). A clip with fewer than the smallest number is a bad sample.
+    frame_choice: "random" draws them (the paper's pretraining), "uniform" takes midpoints of equal parts (its chat).
+    pack: put several documents into one row of at most `max_length` tokens, each seeing only itself; changes no loss.
+    bucket: sort the records of one step by length before they are cut into micro-batches, so that rows of one batch
+        need little padding; changes no loss.
     workers: processes that read ahead of the training; 0 reads in the training process. The records are the same.
     validation_split: of the world, for the records that `validate_every` measures on.
     sources: kind -> where its records come from, as `emu2.data.readers.open_source` reads it: {"format": "webdataset",
@@ -38,6 +45,10 @@ class DataConfig:
     world: dict[str, object] = field(default_factory=dict)
     pool: int | None = None
     image_first: float = 0.5
+    frames: tuple[int, ...] = (8,)
+    frame_choice: Literal["random", "uniform"] = "random"
+    pack: bool = False
+    bucket: bool = False
     workers: int = 0
     validation_split: str = "seen"
     sources: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -56,6 +67,8 @@ class DataConfig:
             raise ValueError(f"data.pool must be 1 or more, or null; got {self.pool}.")
         if self.workers < 0:
             raise ValueError(f"data.workers must be 0 or more; got {self.workers}.")
+        if not self.frames or min(self.frames) < 1:
+            raise ValueError(f"data.frames needs at least one number, each 1 or more; got {self.frames}.")
         if not 0 <= self.image_first <= 1:
             raise ValueError(f"data.image_first is a probability; got {self.image_first}.")
         for name, table in (("sources", self.sources), ("batch_sizes", self.batch_sizes)):

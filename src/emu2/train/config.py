@@ -14,7 +14,7 @@ from typing import Any, Literal
 from emu2.data.settings import DataConfig
 
 #: The parts of a whole Emu2 that a run can train, each with its own rate. "video_temporal" are the parts of the video
-#: U-Net that mix frames, "video_unet" is all of it; a run that trains both gives the temporal parts a rate of their own.
+#: U-Net that mix frames, "video_unet" is all of it; a run that trains both gives the temporal parts their own rate.
 PARTS = ("vision", "bridge", "language", "text_tower", "vae", "unet", "video_temporal", "video_unet")
 
 ObjectiveName = Literal[
@@ -175,8 +175,8 @@ class RunConfig:
     accumulation: micro-batches of `data.batch_size` records in one optimizer step. The loss is normalised by the valid
         targets of all of them, so that accumulated equals one large batch (contrastive excepted: its negatives are
         those of the micro-batch).
-    resolution: side in pixels at which the vision tower reads pictures; its positions are resized where the model was at
-        another. None keeps the model's. (Stage 1 goes from 224 to 448.)
+    resolution: side in pixels at which the vision tower reads pictures; its positions are resized where the model read
+        them at another. None keeps the model's. (Stage 1 goes from 224 to 448.)
     num_query: embeddings of a still picture; None keeps the model's. (The paper's chat reads 256, its other stages 64.)
     num_video_query: likewise of a video frame.
     lora: train low-rank adapters instead of the weights; None trains the weights.

@@ -154,7 +154,7 @@ class Trainer:
         totals = _total(batch.counts for batch in batches)
         weights = {name: weight for name, weight in self.objective.weights.items() if totals.get(name)}
         torch.manual_seed(_seed(self.config.seed, self.step, "model"))
-        set_rates(self.optimizer, schedule_factor(self.step, self.config.steps, self.config.optim))
+        set_rates(self.optimizer, schedule_factor(self.step, self.config.steps, self.config.optim), self.step)
         self.optimizer.zero_grad(set_to_none=True)
 
         sums: dict[str, float] = defaultdict(float)

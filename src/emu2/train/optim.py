@@ -20,10 +20,12 @@ def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.o
 def schedule_factor(step: int, steps: int, optim: OptimConfig) -> float:
     """Share of the peak rate in optimizer step `step` (from 0) of `steps`: a pure function of the position.
 
-    Linear rise over `warmup_steps`, its last step at the peak; then cosine or linear to `min_lr_ratio` one step past
-    the last, or constant.
+    Rise over `warmup_steps`, linear or as the logarithm, its last step at the peak; then cosine or linear to
+    `min_lr_ratio` one step past the last, or constant.
     """
     if step < optim.warmup_steps:
+        if optim.warmup_shape == "log":
+            return math.log(step + 2) / math.log(optim.warmup_steps + 1)
         return (step + 1) / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(steps - optim.warmup_steps, 1)
     if optim.schedule == "constant":
@@ -32,9 +34,10 @@ def schedule_factor(step: int, steps: int, optim: OptimConfig) -> float:
     return optim.min_lr_ratio + (1 - optim.min_lr_ratio) * shape
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, factor: float, step: int) -> None:
+    """The rates of optimizer step `step`: `factor` of each part's peak, 0 for a part that starts later."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group["peak_lr"] * factor if step >= group["start"] else 0.0
 
 
 class MovingAverage:

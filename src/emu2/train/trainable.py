@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from emu2.decoder.inflate import is_temporal
 from emu2.train.config import OptimConfig
 
 if TYPE_CHECKING:
@@ -24,10 +25,24 @@ def part_modules(whole: Whole) -> dict[str, list[tuple[str, nn.Module]]]:
         ],
         "language": [("model.language_model", model.model.language_model), ("lm_head", model.lm_head)],
     }
-    for name, module in (("text_tower", whole.text_tower), ("vae", whole.vae), ("unet", whole.unet)):
+    for name in ("text_tower", "vae", "unet", "video_unet"):
+        module = getattr(whole, name)
         if module is not None:
             parts[name] = [(name, module)]
+    if whole.video_unet is not None:
+        parts["video_temporal"] = [
+            (f"video_unet.{name}", module) for name, module in temporal_modules(whole.video_unet)
+        ]
     return parts
+
+
+def temporal_modules(video_unet: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The parts of a video U-Net that mix frames, by name, none inside another."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, module in video_unet.named_modules():
+        if is_temporal(name) and not (found and name.startswith(f"{found[-1][0]}.")):
+            found.append((name, module))
+    return found
 
 
 def set_trainable(whole: Whole, trained: tuple[str, ...]) -> None:
@@ -41,17 +56,25 @@ def set_trainable(whole: Whole, trained: tuple[str, ...]) -> None:
         if part not in parts:
             raise ValueError(f"This model has no {part!r} to train; it has {', '.join(parts)}.")
     whole.model.eval()
-    for part, modules in parts.items():
+    # Parts may lie inside one another (the temporal parts in the video U-Net), so everything is frozen first.
+    for modules in parts.values():
         for _, module in modules:
-            module.requires_grad_(part in trained)
-            module.train(part in trained)
+            module.requires_grad_(False)
+            module.eval()
+    for part in trained:
+        for _, module in parts[part]:
+            module.requires_grad_(True)
+            module.train()
 
 
 def trained_parameters(whole: Whole, trained: tuple[str, ...]) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """(part, name, parameter) of everything that moves, in a fixed order, each parameter once (tied ones share)."""
+    """(part, name, parameter) of everything that moves, in a fixed order, each parameter once (tied ones share).
+
+    Where one part lies inside another, the smaller one has it, so that it moves at its own rate.
+    """
     parts = part_modules(whole)
     seen: set[int] = set()
-    for part in trained:
+    for part in sorted(trained, key=lambda part: part == "video_unet"):  # its temporal parts first
         for prefix, module in parts[part]:
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad and id(parameter) not in seen:
@@ -62,8 +85,8 @@ def trained_parameters(whole: Whole, trained: tuple[str, ...]) -> Iterator[tuple
 def parameter_groups(whole: Whole, trained: tuple[str, ...], optim: OptimConfig) -> list[dict[str, Any]]:
     """Groups for the optimizer: by part, and within a part with and without weight decay.
 
-    Each group carries `peak_lr`, which the schedule scales, and `part`. Matrices decay; biases, norms, and the tables
-    looked up by position or token do not.
+    Each group carries `part`, `peak_lr`, which the schedule scales, and `start`, the step it moves from. Matrices
+    decay; biases, norms, and the tables looked up by position or token do not.
     """
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for part, name, parameter in trained_parameters(whole, trained):
@@ -74,6 +97,7 @@ def parameter_groups(whole: Whole, trained: tuple[str, ...], optim: OptimConfig)
                 "params": [],
                 "part": part,
                 "peak_lr": optim.part_lr.get(part, optim.lr),
+                "start": optim.part_start.get(part, 0),
                 "weight_decay": optim.weight_decay if decays else 0.0,
             },
         )

@@ -1,7 +1,8 @@
 """The whole that a run works on: autoregressive model, its processor, and the decoder's parts, in one folder.
 
 The folder is the image pipeline's: `multimodal_encoder/`, `processor/`, `vae/`, `unet/`, `scheduler/` and, once every
-part exists, `model_index.json`. Before that (a run that only captions) the parts that exist are there.
+part exists, `model_index.json`. Before that (a run that only captions) the parts that exist are there. A video
+decoder is beside them in `video/`: `video/unet/`, `video/scheduler/`, and `video/vae/` where it has a VAE of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
     from emu2.processing.processor import Emu2Processor
     from emu2.train.text_tower import TextTower
 
-_ENCODER, _PROCESSOR = "multimodal_encoder", "processor"
+_ENCODER, _PROCESSOR, _VIDEO = "multimodal_encoder", "processor", "video"
 
 
 @dataclass
 class Whole:
-    """Parts of one Emu2. `text_tower` serves the contrastive stage only and is never saved with the model."""
+    """Parts of one Emu2.
+
+    text_tower: serves the contrastive stage only and is never saved with the model.
+    video_unet, video_scheduler, video_vae: of the video decoder; without a VAE of its own it shares `vae`.
+    """
 
     model: Emu2ForConditionalGeneration
     processor: Emu2Processor
@@ -31,14 +36,28 @@ class Whole:
     unet: Any = None
     scheduler: Any = None
     text_tower: TextTower | None = None
+    video_unet: Any = None
+    video_scheduler: Any = None
+    video_vae: Any = None
 
     @property
     def complete(self) -> bool:
         """Whether it can draw."""
         return self.vae is not None and self.unet is not None and self.scheduler is not None
 
+    @property
+    def films(self) -> bool:
+        """Whether it can film."""
+        return self.frame_vae is not None and self.video_unet is not None and self.video_scheduler is not None
+
+    @property
+    def frame_vae(self) -> Any:
+        """The VAE of the video decoder."""
+        return self.vae if self.video_vae is None else self.video_vae
+
     def modules(self) -> list[nn.Module]:
-        return [m for m in (self.model, self.vae, self.unet, self.text_tower) if m is not None]
+        parts = (self.model, self.vae, self.unet, self.text_tower, self.video_unet, self.video_vae)
+        return [module for module in parts if module is not None]
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Whole:
         for module in self.modules():
@@ -56,6 +75,8 @@ class Whole:
             "language model": [model.model.language_model, model.lm_head],
             "vae": [self.vae],
             "unet": [self.unet],
+            "video_unet": [self.video_unet],
+            "video_vae": [self.video_vae],
         }
         return {
             name: sum(parameter.numel() for module in modules for parameter in module.parameters())
@@ -81,8 +102,30 @@ class Whole:
             scheduler=self.scheduler,
         )
 
+    def video_pipeline(self) -> Any:
+        """The video pipeline over these parts (shared, not copied).
+
+        Raises:
+            ValueError: the video decoder's parts are missing.
+        """
+        if not self.films:
+            raise ValueError("This model cannot film yet: train the stage 'video_decoder' first.")
+        from emu2.decoder.video_pipeline import Emu2VideoPipeline
+
+        return Emu2VideoPipeline(
+            multimodal_encoder=self.model,
+            processor=self.processor,
+            unet=self.video_unet,
+            vae=self.frame_vae,
+            scheduler=self.video_scheduler,
+        )
+
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
+        for name in ("unet", "scheduler", "vae"):
+            part = getattr(self, f"video_{name}")
+            if part is not None:
+                part.save_pretrained(folder / _VIDEO / name)
         if self.complete:
             self.pipeline().save_pretrained(folder)
             return
@@ -100,7 +143,7 @@ class Whole:
         Raises:
             ValueError: the folder holds no Emu2.
         """
-        from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+        from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel
 
         from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
         from emu2.processing.processor import Emu2Processor
@@ -113,9 +156,18 @@ class Whole:
                 f"{folder} is no folder of an Emu2: it has neither {_ENCODER}/config.json nor config.json. Give the "
                 "'model' folder of a finished run, or a converted checkpoint."
             )
-        classes = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "scheduler": EulerDiscreteScheduler}
-        found = {
-            name: cls_.from_pretrained(folder / name) for name, cls_ in classes.items() if (folder / name).is_dir()
+        classes: dict[str, Any] = {
+            "vae": AutoencoderKL,
+            "unet": UNet2DConditionModel,
+            "scheduler": EulerDiscreteScheduler,
+            f"{_VIDEO}/vae": AutoencoderKL,
+            f"{_VIDEO}/unet": UNet3DConditionModel,
+            f"{_VIDEO}/scheduler": EulerDiscreteScheduler,
+        }
+        found: dict[str, Any] = {
+            name.replace("/", "_"): cls_.from_pretrained(folder / name)
+            for name, cls_ in classes.items()
+            if (folder / name).is_dir()
         }
         whole = cls(
             model=Emu2ForConditionalGeneration.from_pretrained(encoder, dtype=dtype),
