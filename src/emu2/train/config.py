@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from emu2.data.settings import DataConfig
+from emu2.train.settings import ParallelConfig
 
 #: The parts of a whole Emu2 that a run can train, each with its own rate. "video_temporal" are the parts of the video
 #: U-Net that mix frames, "video_unet" is all of it; a run that trains both gives the temporal parts their own rate.
@@ -197,6 +198,8 @@ class RunConfig:
     stop_deadline_s: a run that is told to stop (SIGTERM, SIGINT) has so many seconds to write its checkpoint.
     validate_every: measure held-out losses and make samples every so many optimizer steps; 0 never does.
     validate_batches: micro-batches of held-out records in one measurement.
+    parallel: how processes started by torchrun share the run.
+    save_async: go on training while a checkpoint is being written.
     """
 
     name: str
@@ -232,6 +235,8 @@ class RunConfig:
     stop_deadline_s: float = 60.0
     validate_every: int = 0
     validate_batches: int = 4
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    save_async: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.parts), "parts is empty: name at least one part to train.")
