@@ -200,6 +200,8 @@ class RunConfig:
     validate_batches: micro-batches of held-out records in one measurement.
     parallel: how processes started by torchrun share the run.
     save_async: go on training while a checkpoint is being written.
+    tracker: "wandb" also sends what is logged to Weights & Biases (its package must be installed); log.jsonl and
+        TensorBoard files are written anyway.
     """
 
     name: str
@@ -237,6 +239,7 @@ class RunConfig:
     validate_batches: int = 4
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     save_async: bool = False
+    tracker: Literal["wandb"] | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.parts), "parts is empty: name at least one part to train.")

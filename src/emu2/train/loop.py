@@ -33,7 +33,7 @@ from emu2.train.trainable import parameter_groups, set_trainable, trained_parame
 from emu2.train.whole import Whole
 
 #: Settings that may differ between a run and its resumption: they change what is shown or kept, never what is learned.
-_FREE_ON_RESUME = ("log_every", "sample_every", "save_every", "keep_checkpoints", "device")
+_FREE_ON_RESUME = ("log_every", "sample_every", "save_every", "keep_checkpoints", "device", "tracker")
 #: Batches that `Objective.finish` measures on.
 _FINISH_BATCHES = 8
 
