@@ -5,6 +5,8 @@ Sizes:
     sd21         the two-dimensional Stable Diffusion 2.1, and the video decoder made from it
     debug        64-pixel pictures, 16x16x8 latents, 128-wide embeddings: two CPU cores train each part in minutes
     debug_sd21   the same, in the form of Stable Diffusion 2.1, as a start for the `debug` video decoder
+    nano         96-pixel pictures, 24x24x8 latents, 256-wide embeddings
+    nano_sd21    the same, in the form of Stable Diffusion 2.1, as a start for the `nano` video decoder
 
     UNet2DConditionModel.from_config(unet_config("debug"))
 """
@@ -94,6 +96,28 @@ _DEBUG_SD21_UNET: dict[str, Any] = {
     "norm_num_groups": 16,
 }
 
+_NANO_UNET: dict[str, Any] = {
+    **_DEBUG_UNET,
+    "sample_size": 24,
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
+    "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
+    "block_out_channels": [64, 96, 128, 160],
+    "attention_head_dim": [2, 3, 4, 5],
+    "cross_attention_dim": 256,
+    # 256 of the mean embedding + six size numbers of 32 each
+    "projection_class_embeddings_input_dim": 448,
+}
+
+_NANO_SD21_UNET: dict[str, Any] = {
+    **_DEBUG_SD21_UNET,
+    "sample_size": 24,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+    "block_out_channels": [64, 96, 128],
+    "attention_head_dim": [2, 3, 4],
+    "cross_attention_dim": 256,
+}
+
 _SDXL_VAE: dict[str, Any] = {
     # published file vae/config.json (248 tensors, 83,653,863 parameters)
     "in_channels": 3,
@@ -131,6 +155,8 @@ _DEBUG_VAE: dict[str, Any] = {
     "force_upcast": False,
 }
 
+_NANO_VAE: dict[str, Any] = {**_DEBUG_VAE, "block_out_channels": [48, 64, 64], "sample_size": 96}
+
 _SCHEDULER: dict[str, Any] = {
     # published file scheduler/scheduler_config.json, an EulerDiscreteScheduler; the same noise schedule as SD 2.1
     "num_train_timesteps": 1000,
@@ -151,19 +177,27 @@ _SCHEDULER: dict[str, Any] = {
     "skip_prk_steps": True,
 }
 
-_UNETS = {"sdxl": _SDXL_UNET, "sd21": _SD21_UNET, "debug": _DEBUG_UNET, "debug_sd21": _DEBUG_SD21_UNET}
-_VAES = {"sdxl": _SDXL_VAE, "sd21": _SD21_VAE, "debug": _DEBUG_VAE}
+_UNETS = {
+    "sdxl": _SDXL_UNET,
+    "sd21": _SD21_UNET,
+    "debug": _DEBUG_UNET,
+    "debug_sd21": _DEBUG_SD21_UNET,
+    "nano": _NANO_UNET,
+    "nano_sd21": _NANO_SD21_UNET,
+}
+_VAES = {"sdxl": _SDXL_VAE, "sd21": _SD21_VAE, "debug": _DEBUG_VAE, "nano": _NANO_VAE}
 #: A U-Net that predicts the latents themselves shows clean pictures long before one that predicts their noise.
 _DEBUG_SCHEDULER: dict[str, Any] = {**_SCHEDULER, "prediction_type": "sample"}
 
-_SCHEDULERS = {"sdxl": _SCHEDULER, "sd21": _SCHEDULER, "debug": _DEBUG_SCHEDULER}
+_SCHEDULERS = {"sdxl": _SCHEDULER, "sd21": _SCHEDULER, "debug": _DEBUG_SCHEDULER, "nano": _DEBUG_SCHEDULER}
 
 _VIDEO_UNETS: dict[str, dict[str, Any]] = {
     # In UNet3DConditionModel this number is the size of a head (64 in SD 2.1), for every block.
     "sd21": {"attention_head_dim": 64, "cross_attention_dim": 1792},
     "debug": {"attention_head_dim": 16, "cross_attention_dim": 128},
+    "nano": {"attention_head_dim": 32, "cross_attention_dim": 256},
 }
-_VIDEO_STARTS = {"sd21": _SD21_UNET, "debug": _DEBUG_SD21_UNET}
+_VIDEO_STARTS = {"sd21": _SD21_UNET, "debug": _DEBUG_SD21_UNET, "nano": _NANO_SD21_UNET}
 
 #: What a two-dimensional U-Net's configuration shares with its inflated form.
 SHARED_WITH_3D = (
@@ -185,23 +219,22 @@ def _named(table: dict[str, dict[str, Any]], what: str, size: str) -> dict[str, 
 
 
 def unet_config(size: str) -> dict[str, Any]:
-    """Of a `UNet2DConditionModel`: "sdxl", "sd21", "debug" or "debug_sd21"."""
+    """Of a `UNet2DConditionModel`: one of "sdxl", "sd21", "debug", "debug_sd21", "nano", "nano_sd21"."""
     return _named(_UNETS, "U-Net", size)
 
 
 def vae_config(size: str) -> dict[str, Any]:
-    """Of an `AutoencoderKL`: "sdxl", "sd21" or "debug"."""
+    """Of an `AutoencoderKL`: "sdxl", "sd21", "debug" or "nano"."""
     return _named(_VAES, "VAE", size)
 
 
 def scheduler_config(size: str, *, prediction_type: str | None = None) -> dict[str, Any]:
-    """Of an `EulerDiscreteScheduler`: "sdxl", "sd21" or "debug".
+    """Of an `EulerDiscreteScheduler`: "sdxl", "sd21", "debug" or "nano".
 
     Args:
         size: which decoder.
-        prediction_type: what the U-Net predicts. None: noise ("epsilon"), in "debug" the latents ("sample"); a U-Net
-            that starts from
-            the 768-pixel SD 2.1 checkpoint predicts velocity instead: pass "v_prediction".
+        prediction_type: what the U-Net predicts. None: noise ("epsilon"), in "debug" and "nano" the latents
+            ("sample"); a U-Net that starts from the 768-pixel SD 2.1 checkpoint predicts velocity instead: pass "v_prediction".
     """
     preset = _named(_SCHEDULERS, "scheduler", size)
     if prediction_type is None:
@@ -212,7 +245,7 @@ def scheduler_config(size: str, *, prediction_type: str | None = None) -> dict[s
 
 
 def video_unet_config(size: str) -> dict[str, Any]:
-    """Of a `UNet3DConditionModel`: "sd21" (the paper's video decoder at 512 pixels) or "debug".
+    """Of a `UNet3DConditionModel`: "sd21" (the paper's video decoder at 512 pixels), "debug" or "nano".
 
     The paper says that the video decoder starts from SD 2.1, with temporal convolutions and spatio-temporal attention
     (section 2.2.3); the form of the temporal parts is that of the ModelScope model it cites.
