@@ -186,3 +186,24 @@ def apart(item: SceneObject, others: Sequence[SceneObject], atlas: Atlas) -> boo
         return one.x + left, one.y + top, one.x + right, one.y + bottom
 
     return not any(_touch(box(item), box(other)) for other in others)
+
+
+def stand(
+    dice: Dice, emoji: int, place: str, size: str, atlas: Atlas, *, stray: float = 0.0, margin: float = _GAP
+) -> SceneObject | None:
+    """An upright emoji in a grid cell, or `None` where its size would push its centre out of the cell.
+
+    stray: how far it may stand from the middle of the cell, as a share of the picture's side. margin: what stays free
+        at the picture's edge.
+    """
+    left, top, right, bottom = _extent(emoji, size, 0, atlas)
+    wider = margin - _GAP
+    x, y = _spot(dice, (left - wider, top - wider, right + wider, bottom + wider), place, stray)
+    item = SceneObject(emoji, x, y, size)
+    return item if item.place == place else None
+
+
+def inside(item: SceneObject, atlas: Atlas) -> bool:
+    """Whether all that is visible of an object lies in the picture."""
+    left, top, right, bottom = _extent(item.emoji, item.size, item.rotation, atlas)
+    return item.x + left >= 0 and item.y + top >= 0 and item.x + right <= 1 and item.y + bottom <= 1

@@ -25,8 +25,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 BACKGROUNDS = ("plain", "halves", "gradient", "stripes", "checks", "dots")
 
-#: Side of an object's square as a share of the picture's side. Two small ones fit side by side in the 3 x 3 grid.
-SIZES = {"small": 0.29, "medium": 0.42, "large": 0.6}
+#: Side of an object's square as a share of the picture's side. Two small ones fit side by side in the 3 x 3 grid, four
+#: tiny ones in a quarter of the picture.
+SIZES = {"tiny": 0.22, "small": 0.29, "medium": 0.42, "large": 0.6}
 #: Cells of the 3 x 3 grid, row by row.
 PLACES = (
     "top left", "top", "top right",
@@ -36,6 +37,11 @@ PLACES = (
 
 #: Patterns are drawn this many times larger and shrunk, for smooth edges.
 _SUPERSAMPLING = 4
+#: Width of a border, as a share of the picture's side.
+BORDER = 0.06
+#: The red of the circle that marks an object, told from every background but the red ones; its radius as a share of the
+#: longer side of the object's box, and the width of its line as a share of the picture's side.
+_MARK_COLOUR, _MARK_RADIUS, _MARK_LINE = (235, 0, 24), 0.62, 0.03
 
 
 def place_at(x: float, y: float) -> str:
@@ -158,12 +164,37 @@ class SceneObject:
         )
 
 
+def _draw_mark(picture: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """A red circle around a box, drawn into the picture; what would lie outside is cut off."""
+    left, top, right, bottom = box
+    scale = _SUPERSAMPLING
+    x, y = (left + right) * scale / 2, (top + bottom) * scale / 2
+    radius = max(right - left, bottom - top) * scale * _MARK_RADIUS
+    width = max(2, round(picture.width * scale * _MARK_LINE))
+    mask = Image.new("L", (picture.width * scale, picture.height * scale))
+    circle = (x - radius - width, y - radius - width, x + radius + width, y + radius + width)
+    ImageDraw.Draw(mask).ellipse(circle, outline=255, width=width)
+    picture.paste(_MARK_COLOUR, (0, 0), mask.reduce(scale))
+
+
 @dataclass(frozen=True)
 class Scene:
-    """Objects on a background."""
+    """Objects on a background.
+
+    border: colour of a frame around the picture, over everything else; `None` = there is none. marked: position in
+    `objects` of the one that a red circle marks; `None` = none.
+    """
 
     objects: tuple[SceneObject, ...]
     background: Background
+    border: str | None = None
+    marked: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.border is not None and self.border not in COLOURS:
+            raise ValueError(f"There is no colour {self.border!r} for a border; choose from {', '.join(COLOURS)}.")
+        if self.marked is not None and not 0 <= self.marked < len(self.objects):
+            raise ValueError(f"marked={self.marked}: the scene has the objects 0 to {len(self.objects) - 1}.")
 
     def render(self, size: int, atlas: Atlas | None = None) -> Image.Image:
         """The scene as an RGB picture of `size` x `size` pixels; the same scene gives the same pixels."""
@@ -172,6 +203,11 @@ class Scene:
         for item in self.objects:
             sprite, left, top = item.sprite(size, atlas)
             picture.paste(sprite.image, (left + sprite.box[0], top + sprite.box[1]), sprite.mask)
+        if self.marked is not None:
+            _draw_mark(picture, self.objects[self.marked].box(size, atlas))
+        if self.border is not None:
+            draw, width = ImageDraw.Draw(picture), max(1, round(BORDER * size))
+            draw.rectangle((0, 0, size - 1, size - 1), outline=COLOURS[self.border], width=width)
         return picture
 
     def boxes(self, size: int, atlas: Atlas | None = None) -> list[tuple[int, int, int, int]]:
@@ -229,6 +265,8 @@ class Scene:
                 }
                 for item in self.objects
             ],
+            **({} if self.border is None else {"border": self.border}),
+            **({} if self.marked is None else {"marked": self.marked}),
         }
 
     @classmethod
@@ -240,4 +278,6 @@ class Scene:
                 for item in facts["objects"]
             ),
             background=Background(facts["background"]["kind"], tuple(facts["background"]["colours"])),
+            border=facts.get("border"),
+            marked=facts.get("marked"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -39,7 +40,12 @@ class Studio:
             return True
         return is_seen_scene(scene.arrangement, scene.background.number) == (self.config.split == "seen")
 
-    def _until_allowed(self, draw: Callable[[], Scene]) -> Scene:
+    def until_allowed(self, draw: Callable[[], Scene]) -> Scene:
+        """The first scene of `draw` that the split may show; `draw` is called until there is one.
+
+        Raises:
+            ValueError: there seems to be none.
+        """
         for _ in range(_ATTEMPTS):
             scene = draw()
             if self.allows(scene):
@@ -62,6 +68,15 @@ class Studio:
             )
         return dice.sample(self.pool, count)
 
+    @cached_property
+    def kinds_of_things(self) -> dict[str, list[Emoji]]:
+        """Kind of thing ("animal") -> the pool's concepts of that kind; kinds with one concept are left out."""
+        found: dict[str, list[Emoji]] = {}
+        for concept in self.pool:
+            if concept.kind:
+                found.setdefault(concept.kind, []).append(concept)
+        return {kind: concepts for kind, concepts in found.items() if len(concepts) > 1}
+
     def variant(self, dice: Dice, concept: Emoji) -> int:
         """One of the concept's emoji (skin tones, genders) where the configuration asks for variants."""
         return dice.pick(self.atlas.variants(concept.index)).index if self.config.variants else concept.index
@@ -75,11 +90,11 @@ class Studio:
             emoji = [index for index, count in zip(kinds, counts, strict=True) for _ in range(count)]
             return Scene(arrange(dice, emoji, self.style, self.atlas), draw_background(dice, self.style))
 
-        return self._until_allowed(draw)
+        return self.until_allowed(draw)
 
     def scene_of(self, dice: Dice, emoji: Sequence[int], sizes: Sequence[str] | None = None) -> Scene:
         """A scene of these emoji, whose places, sizes and background are left to the dice."""
-        return self._until_allowed(
+        return self.until_allowed(
             lambda: Scene(
                 arrange(dice, emoji, self.style, self.atlas, sizes=sizes),
                 draw_background(dice, self.style),
