@@ -1,5 +1,6 @@
 """Video: a list of frames, or a file of which a few frames are taken."""
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,19 +36,29 @@ class Video:
         self.fps = fps
 
     @classmethod
-    def from_file(cls, path: str | Path, num_frames: int = 8, *, max_pixels: int = MAX_PIXELS) -> "Video":
+    def from_file(
+        cls, path: str | Path | bytes, num_frames: int = 8, *, max_pixels: int = MAX_PIXELS, repeat: bool = True
+    ) -> "Video":
         """`num_frames` frames of a video file, the midpoints of as many equal segments (8, 12 or 16 in the paper).
+
+        Args:
+            path: of the file, or its bytes.
+            num_frames: how many frames to take.
+            max_pixels: limit on the pixels of a frame.
+            repeat: whether a shorter video shows frames repeatedly; otherwise it gives the frames it has.
 
         Raises:
             ValueError: file missing, not a video, without frames, or broken; the message names it.
         """
-        path = Path(path)
-        if not path.is_file():
+        path = path if isinstance(path, bytes) else Path(path)
+        if isinstance(path, Path) and not path.is_file():
             raise ValueError(f"No video file {path}.")
         total = _count_frames(path)
+        num_frames = num_frames if repeat else min(num_frames, total)
         frames, decoded = _read_frames(path, sample_midpoints(total, num_frames), max_pixels)
         if len(frames) < num_frames:  # fewer frames than packets: sample again from what can be decoded
             total = decoded
+            num_frames = num_frames if repeat else min(num_frames, total)
             frames, _ = _read_frames(path, sample_midpoints(total, num_frames), max_pixels)
         rate = _frame_rate(path)
         return cls(frames, fps=None if rate is None else rate * num_frames / total)
@@ -97,21 +108,25 @@ def _frame(frame: ImageSource, index: int) -> Image.Image:
         raise ValueError(f"frames[{index}]: {error}") from error
 
 
-def _open(path: Path) -> Any:
+def _name(path: Path | bytes) -> str:
+    return f"of {len(path)} bytes" if isinstance(path, bytes) else str(path)
+
+
+def _open(path: Path | bytes) -> Any:
     """An opened PyAV container with a video stream."""
     import av  # a large library, and only for files
 
     try:
-        container = av.open(str(path))
+        container = av.open(io.BytesIO(path) if isinstance(path, bytes) else str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"Video {path} cannot be opened: {error}.") from error
+        raise ValueError(f"Video {_name(path)} cannot be opened: {error}.") from error
     if not container.streams.video:
         container.close()
-        raise ValueError(f"Video {path} has no video stream.")
+        raise ValueError(f"Video {_name(path)} has no video stream.")
     return container
 
 
-def _count_frames(path: Path) -> int:
+def _count_frames(path: Path | bytes) -> int:
     """Packets of the first video stream: its frames, without decoding them (headers may lie about the number)."""
     import av
 
@@ -119,19 +134,19 @@ def _count_frames(path: Path) -> int:
         try:
             total = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
         except av.error.FFmpegError as error:
-            raise ValueError(f"Video {path} is broken: {error}.") from error
+            raise ValueError(f"Video {_name(path)} is broken: {error}.") from error
     if total == 0:
-        raise ValueError(f"Video {path} holds no frames.")
+        raise ValueError(f"Video {_name(path)} holds no frames.")
     return total
 
 
-def _frame_rate(path: Path) -> float | None:
+def _frame_rate(path: Path | bytes) -> float | None:
     with _open(path) as container:
         rate = container.streams.video[0].average_rate
     return float(rate) if rate else None
 
 
-def _read_frames(path: Path, indices: list[int], max_pixels: int) -> tuple[list[Image.Image], int]:
+def _read_frames(path: Path | bytes, indices: list[int], max_pixels: int) -> tuple[list[Image.Image], int]:
     """The frames at `indices` (ascending, may repeat), upright, and how many frames were decoded: all of them where
     `indices` reach beyond the end."""
     import av
@@ -141,7 +156,8 @@ def _read_frames(path: Path, indices: list[int], max_pixels: int) -> tuple[list[
     with _open(path) as container:
         stream = container.streams.video[0]
         if stream.width * stream.height > max_pixels:
-            raise ValueError(f"Video {path} is too large: {stream.width}x{stream.height}, limit {max_pixels} pixels.")
+            size = f"{stream.width}x{stream.height}"
+            raise ValueError(f"Video {_name(path)} is too large: {size}, limit {max_pixels} pixels.")
         stream.thread_type = "AUTO"
         try:
             for frame in container.decode(stream):
@@ -156,7 +172,7 @@ def _read_frames(path: Path, indices: list[int], max_pixels: int) -> tuple[list[
                     break
         except av.error.FFmpegError as error:
             if not decoded:
-                raise ValueError(f"Video {path} cannot be decoded: {error}.") from error
+                raise ValueError(f"Video {_name(path)} cannot be decoded: {error}.") from error
     if not decoded:
-        raise ValueError(f"Video {path} holds no frames that can be decoded.")
+        raise ValueError(f"Video {_name(path)} holds no frames that can be decoded.")
     return frames, decoded

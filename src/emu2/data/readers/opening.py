@@ -1,0 +1,55 @@
+"""Opening a source by the name of its format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from emu2.data.readers.config import SourceConfig
+from emu2.data.sources import Source
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is read.
+
+    reader: module and class below `emu2.data.readers`. kinds: of records that it can give. summary: one line.
+    """
+
+    reader: str
+    kinds: tuple[str, ...]
+    summary: str
+
+
+#: Name of a format -> what reads it.
+FORMATS: dict[str, Format] = {
+    "webdataset": Format(
+        "pairs.PairTars", ("pair", "text_to_image", "chat"), "captioned pictures in tars, as img2dataset writes them"
+    ),
+    "video2dataset": Format(
+        "pairs.ClipTars", ("video_pair", "chat"), "captioned clips in tars, as video2dataset writes them"
+    ),
+}
+
+
+def open_source(spec: Mapping[str, Any], kind: str) -> Source:
+    """The source that `spec` describes (see `SourceConfig`), giving records of `kind`.
+
+    Raises:
+        ValueError: unknown format or setting, a kind that the format does not hold, no data found, or files that are
+            of another format than named (says which they look like).
+    """
+    config = SourceConfig.from_dict(spec)
+    form = FORMATS.get(config.format)
+    if form is None:
+        raise ValueError(f"There is no format {config.format!r}; there are {', '.join(FORMATS)}.")
+    if kind not in form.kinds:
+        fitting = [name for name, other in FORMATS.items() if kind in other.kinds]
+        raise ValueError(
+            f"The format {config.format!r} gives records of the kinds {', '.join(form.kinds)}, not {kind!r}"
+            + (f", which these give: {', '.join(fitting)}." if fitting else ".")
+        )
+    module, _, name = form.reader.partition(".")
+    return getattr(import_module(f"emu2.data.readers.{module}"), name)(config, kind)
