@@ -13,10 +13,10 @@ from emu2.world.scene import PLACES, SIZES, Background, SceneObject
 MAX_OBJECTS = 6
 
 #: Free space between the boxes of two objects, and to the edge, as a share of the picture's side.
-_GAP = 0.015
+GAP = 0.015
 #: How far objects that stand freely stray from the middle of their grid cell, as a share of the picture's side. It
 #: leaves 0.05 to the cell's border, so that the place of an object is never in doubt.
-_FREE_STRAY = 0.115
+FREE_STRAY = 0.115
 #: Arrangements tried before all objects are made small and put into the middle of their cells, where they always fit.
 _ATTEMPTS = 30
 
@@ -124,8 +124,8 @@ def _spot(dice: Dice, extent: Box, place: str, stray: float) -> tuple[float, flo
     x = (column * 2 + 1) / 6 + dice.between(-stray, stray)
     y = (row * 2 + 1) / 6 + dice.between(-stray, stray)
     return (
-        round(min(max(x, _GAP - extent[0]), 1 - _GAP - extent[2]), 4),
-        round(min(max(y, _GAP - extent[1]), 1 - _GAP - extent[3]), 4),
+        round(min(max(x, GAP - extent[0]), 1 - GAP - extent[2]), 4),
+        round(min(max(y, GAP - extent[1]), 1 - GAP - extent[3]), 4),
     )
 
 
@@ -150,7 +150,7 @@ def arrange(
         sizes = style.sizes
     elif sizes is None:
         sizes = style.alone if len(emoji) == 1 else ("small", "medium") if len(emoji) <= 3 else ("small",)
-    stray = _FREE_STRAY if dice.chance(style.free) else style.jitter
+    stray = FREE_STRAY if dice.chance(style.free) else style.jitter
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1  # small, upright, on the grid: always fits
         places = dice.sample(style.places, len(emoji))
@@ -174,7 +174,7 @@ def arrange(
 
 def _touch(one: Box, other: Box) -> bool:
     return not (
-        one[2] + _GAP <= other[0] or other[2] + _GAP <= one[0] or one[3] + _GAP <= other[1] or other[3] + _GAP <= one[1]
+        one[2] + GAP <= other[0] or other[2] + GAP <= one[0] or one[3] + GAP <= other[1] or other[3] + GAP <= one[1]
     )
 
 
@@ -189,7 +189,7 @@ def apart(item: SceneObject, others: Sequence[SceneObject], atlas: Atlas) -> boo
 
 
 def stand(
-    dice: Dice, emoji: int, place: str, size: str, atlas: Atlas, *, stray: float = 0.0, margin: float = _GAP
+    dice: Dice, emoji: int, place: str, size: str, atlas: Atlas, *, stray: float = 0.0, margin: float = GAP
 ) -> SceneObject | None:
     """An upright emoji in a grid cell, or `None` where its size would push its centre out of the cell.
 
@@ -197,7 +197,7 @@ def stand(
         at the picture's edge.
     """
     left, top, right, bottom = _extent(emoji, size, 0, atlas)
-    wider = margin - _GAP
+    wider = margin - GAP
     x, y = _spot(dice, (left - wider, top - wider, right + wider, bottom + wider), place, stray)
     item = SceneObject(emoji, x, y, size)
     return item if item.place == place else None
