@@ -36,6 +36,18 @@ def vision() -> RunConfig:
     )
 
 
+def language() -> RunConfig:
+    """Language model start: next token on sentences about the world. `make demo` does without: captions are its text."""
+    return RunConfig(
+        name="language",
+        objective="language",
+        parts=("language",),
+        steps=300,
+        data=_data({"text": 1.0}, batch_size=16, max_length=128),
+        optim=OptimConfig(lr=2e-3, warmup_steps=30, clip_norm=1.0, min_lr_ratio=0.1),
+    )
+
+
 def caption() -> RunConfig:
     """Stage 1: cross entropy on captions; everything trains (paper, section 2.2.1)."""
     return RunConfig(
@@ -94,10 +106,56 @@ def decoder() -> RunConfig:
     )
 
 
+def video_decoder() -> RunConfig:
+    """The video decoder: denoise a clip's latents given its embeddings; all of it is new, so all of it trains."""
+    return RunConfig(
+        name="video_decoder",
+        objective="video_decoder",
+        parts=("video_unet",),
+        steps=600,
+        data=_data({"video_pair": 1.0}, batch_size=4, frames=(8,), frame_choice="uniform"),
+        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, warmup_steps=50, clip_norm=1.0),
+        diffusion=DiffusionConfig(timestep_power=4.0),
+        ema_decay=0.99,
+    )
+
+
+def chat() -> RunConfig:
+    """Instruction tuning to answer: cross entropy on the answers alone (section 2.3.1)."""
+    return RunConfig(
+        name="chat",
+        objective="chat",
+        parts=("bridge", "language"),
+        steps=600,
+        data=_data({"chat": 1.0}, batch_size=16, frames=(2, 3, 4), frame_choice="uniform"),
+        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.98), warmup_steps=20, clip_norm=1.0),
+    )
+
+
+def gen() -> RunConfig:
+    """Instruction tuning to draw: regression of the last picture alone (section 2.3.2)."""
+    return RunConfig(
+        name="gen",
+        objective="gen",
+        parts=("bridge", "language"),
+        steps=600,
+        data=_data(
+            {"text_to_image": 0.4, "grounded_generation": 0.2, "composition": 0.2, "edit": 0.2},
+            mode="one_kind",
+            batch_size=16,
+        ),
+        optim=OptimConfig(lr=1e-3, warmup_steps=20, clip_norm=1.0),
+    )
+
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "vision": vision,
+    "language": language,
     "caption": caption,
     "unified": unified,
     "autoencoder": autoencoder,
     "decoder": decoder,
+    "video_decoder": video_decoder,
+    "chat": chat,
+    "gen": gen,
 }

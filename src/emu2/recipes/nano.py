@@ -1,0 +1,213 @@
+"""The stages of the paper for emu2-nano, the smallest whole Emu2, from nothing, on the emoji world.
+
+The order is the paper's, with what it took from others put before: a vision tower, a VAE and a language model. One set
+of numbers serves a GPU (`--device cuda --set autocast=bfloat16`) and two CPU cores, which take fewer steps
+(`--set steps=...`; the schedules follow). The model is a thousand times smaller than the paper's, so rates are a
+hundred times higher and batches a hundred times smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from emu2.data.settings import DataConfig
+from emu2.train.config import DiffusionConfig, OptimConfig, RunConfig
+
+#: All concepts of the training split, on all backgrounds, in free places, tilted.
+_WORLD: dict[str, object] = {"style": "full", "max_pages": 4, "shots": [0, 1, 2, 4, 8]}
+#: Side of the pictures: what the vision tower reads and the decoders draw.
+_SIDE = 96
+
+
+def _data(kinds: dict[str, float], **settings: Any) -> DataConfig:
+    return DataConfig(
+        **{"kinds": kinds, "image_size": _SIDE, "world": _WORLD, "max_length": 512, "workers": 2, **settings}
+    )
+
+
+def _run(name: str, **settings: Any) -> RunConfig:
+    return RunConfig(**{"name": name, "size": "nano", "save_every": 1000, "validate_every": 1000, **settings})
+
+
+def vision() -> RunConfig:
+    """Vision tower: contrast pictures with captions, in place of EVA-CLIP's two billion pairs."""
+    return _run(
+        "vision",
+        objective="contrastive",
+        parts=("vision", "text_tower"),
+        steps=6000,
+        data=_data({"pair": 1.0}, batch_size=256),
+        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.98), warmup_steps=300, clip_norm=1.0),
+    )
+
+
+def autoencoder() -> RunConfig:
+    """The VAE that both decoders share, in place of SDXL's."""
+    return _run(
+        "autoencoder",
+        objective="autoencoder",
+        parts=("vae",),
+        steps=12_000,
+        data=_data({"pair": 1.0}, batch_size=16),
+        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup_steps=200, clip_norm=1.0),
+        kl_weight=1e-6,
+        ema_decay=0.995,
+    )
+
+
+def language() -> RunConfig:
+    """Language model: next token on sentences about the world, in place of LLaMA's trillion."""
+    return _run(
+        "language",
+        objective="language",
+        parts=("language",),
+        steps=3000,
+        data=_data({"text": 1.0}, batch_size=64, max_length=256, pack=True),
+        optim=OptimConfig(lr=2e-3, warmup_steps=150, clip_norm=1.0, min_lr_ratio=0.1),
+    )
+
+
+def caption() -> RunConfig:
+    """Stage 1: captions of pictures and clips; everything trains, each part at its own rate."""
+    return _run(
+        "caption",
+        objective="caption",
+        parts=("vision", "bridge", "language"),
+        steps=8000,
+        data=_data(
+            {"pair": 0.8, "video_pair": 0.2},
+            mode="one_kind",
+            batch_size=64,
+            batch_sizes={"video_pair": 16},
+            frames=(4,),
+            bucket=True,
+        ),
+        optim=OptimConfig(
+            lr=1e-3,
+            part_lr={"vision": 5e-4, "language": 1e-3, "bridge": 2e-3},
+            warmup_steps=300,
+            clip_norm=1.0,
+            min_lr_ratio=0.05,
+        ),
+    )
+
+
+def unified() -> RunConfig:
+    """Stage 2: everything there is, interleaved. Episodes with labels made up anew are a large part of it: they are
+    what makes learning in context appear; MMC4's millions of pages do that for the paper's size."""
+    return _run(
+        "unified",
+        objective="unified",
+        parts=("bridge", "language"),
+        steps=20_000,
+        data=_data(
+            {
+                "pair": 0.14,
+                "grounded_pair": 0.06,
+                "text_to_image": 0.12,
+                "video_pair": 0.05,
+                "document": 0.04,
+                "storyboard": 0.03,
+                "text": 0.03,
+                "naming": 0.22,
+                "rule": 0.10,
+                "tuple": 0.05,
+                "counting": 0.05,
+                "visual_prompt": 0.05,
+                "drawing": 0.06,
+            },
+            mode="one_kind",
+            batch_size=32,
+            batch_sizes={"pair": 64, "grounded_pair": 64, "text_to_image": 64, "text": 64},
+            frames=(8,),
+            bucket=True,
+        ),
+        optim=OptimConfig(lr=1e-3, warmup_steps=500, clip_norm=1.0, min_lr_ratio=0.02),
+        # As in `debug`: which thing it is hides in the last few per cent of the embeddings' variance.
+        visual_loss_weight=4.0,
+    )
+
+
+def decoder() -> RunConfig:
+    """The image decoder: denoise a picture's latents given its own embeddings."""
+    return _run(
+        "decoder",
+        objective="decoder",
+        parts=("unet",),
+        steps=20_000,
+        data=_data({"pair": 1.0}, batch_size=32),
+        optim=OptimConfig(
+            lr=1e-3,
+            betas=(0.9, 0.99),
+            eps=1e-8,
+            weight_decay=0.01,
+            clip_norm=1.0,
+            warmup_steps=500,
+            warmup_shape="log",
+            schedule="linear",
+        ),
+        diffusion=DiffusionConfig(timestep_power=2.0),
+        ema_decay=0.999,
+    )
+
+
+def video_decoder() -> RunConfig:
+    """The video decoder: clips of 8 frames. Its spatial parts are as new as its temporal ones, so all train at once."""
+    return _run(
+        "video_decoder",
+        objective="video_decoder",
+        parts=("video_unet",),
+        steps=8000,
+        data=_data({"video_pair": 1.0}, batch_size=8, frames=(8,), frame_choice="uniform"),
+        optim=OptimConfig(
+            lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01, clip_norm=1.0, warmup_steps=300, schedule="cosine"
+        ),
+        diffusion=DiffusionConfig(timestep_power=2.0),
+        ema_decay=0.999,
+    )
+
+
+def chat() -> RunConfig:
+    """Instruction tuning to answer, with more embeddings of a picture (36 instead of 16; the paper's 256 for 64)."""
+    return _run(
+        "chat",
+        objective="chat",
+        parts=("bridge", "language"),
+        steps=8000,
+        num_query=36,
+        data=_data({"chat": 1.0}, batch_size=32, frames=(4, 6, 8), frame_choice="uniform", bucket=True),
+        optim=OptimConfig(
+            lr=5e-4, betas=(0.9, 0.98), warmup_steps=100, clip_norm=1.0, schedule="cosine", min_lr_ratio=0.0
+        ),
+    )
+
+
+def gen() -> RunConfig:
+    """Instruction tuning to draw: regress the last picture from words, boxes, things and pictures to change."""
+    return _run(
+        "gen",
+        objective="gen",
+        parts=("bridge", "language"),
+        steps=8000,
+        data=_data(
+            {"text_to_image": 0.4, "grounded_generation": 0.2, "composition": 0.2, "edit": 0.2},
+            mode="one_kind",
+            batch_size=32,
+            bucket=True,
+        ),
+        optim=OptimConfig(lr=5e-4, warmup_steps=100, clip_norm=1.0, schedule="cosine"),
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "vision": vision,
+    "autoencoder": autoencoder,
+    "language": language,
+    "caption": caption,
+    "unified": unified,
+    "decoder": decoder,
+    "video_decoder": video_decoder,
+    "chat": chat,
+    "gen": gen,
+}
