@@ -7,6 +7,7 @@ for different k compare the same questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -38,12 +39,17 @@ MADE_UP_WORDS: tuple[str, ...] = tuple(
 MAX_COUNT = 3
 
 
-def _shots(studio: Studio, key: str) -> int:
+def draw_shots(studio: Studio, key: str) -> int:
     """How many demonstrations; drawn apart from everything else, so that it changes nothing else."""
     return Dice(key, "shots").pick(studio.config.shots)
 
 
-def _episode(
+def choice_of(words: Sequence[str]) -> str:
+    """The opening that names the words: "bako or limu?"."""
+    return f"{', '.join(words[:-1])} or {words[-1]}?"
+
+
+def episode(
     studio: Studio,
     kind: str,
     key: str,
@@ -52,6 +58,7 @@ def _episode(
     query: tuple[Scene, str],
     truth: dict[str, Any],
 ) -> Record:
+    """A record of an opening (or none), demonstrations and a query; `truth` is what holds beside scenes and answers."""
     segments: list[Any] = [opening] if opening else []
     for scene, words in demonstrations:
         segments += [studio.render(scene), words]
@@ -75,7 +82,6 @@ def naming(studio: Studio, dice: Dice, key: str) -> Record:
     ways = dice.pick(studio.config.ways)
     concepts = studio.some(dice, ways)
     words = dice.sample(MADE_UP_WORDS, ways)
-    opening = f"{', '.join(words[:-1])} or {words[-1]}?"
 
     def show(choice: int) -> tuple[Scene, str]:
         return studio.scene_of(dice, [studio.variant(dice, concepts[choice])]), f"{words[choice]}."
@@ -84,7 +90,7 @@ def naming(studio: Studio, dice: Dice, key: str) -> Record:
     query = show(target)
     demonstrations: list[tuple[Scene, str]] = []
     round_of_words: list[int] = []
-    for _ in range(_shots(studio, key)):
+    for _ in range(draw_shots(studio, key)):
         round_of_words = round_of_words or dice.shuffled(range(ways))
         demonstrations.append(show(round_of_words.pop()))
     truth = {
@@ -94,7 +100,7 @@ def naming(studio: Studio, dice: Dice, key: str) -> Record:
         "binding": {word: concept.noun for word, concept in zip(words, concepts, strict=True)},
         "chance": 1 / ways,
     }
-    return _episode(studio, "naming", key, opening, demonstrations, query, truth)
+    return episode(studio, "naming", key, choice_of(words), demonstrations, query, truth)
 
 
 def tally(counts: dict[str, int]) -> str:
@@ -122,7 +128,7 @@ def counting(studio: Studio, dice: Dice, key: str) -> Record:
         return studio.scene_of(dice, emoji, sizes=("small",)), tally(named)
 
     query = show()
-    demonstrations = [show() for _ in range(_shots(studio, key))]
+    demonstrations = [show() for _ in range(draw_shots(studio, key))]
     truth = {
         "names": sorted(concept.noun for concept in concepts),
         "choices": [
@@ -130,4 +136,4 @@ def counting(studio: Studio, dice: Dice, key: str) -> Record:
         ],
         "chance": 1 / len(possible),
     }
-    return _episode(studio, "counting", key, "", demonstrations, query, truth)
+    return episode(studio, "counting", key, "", demonstrations, query, truth)

@@ -1,0 +1,136 @@
+"""Family 2 of the episodes: two made-up words follow one hidden attribute, and the demonstrations alone say which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emu2.data.records import Record
+from emu2.world.atlas import Emoji
+from emu2.world.compose import stand
+from emu2.world.dice import Dice
+from emu2.world.episodes import MADE_UP_WORDS, choice_of, draw_shots, episode
+from emu2.world.scene import Background, Scene
+from emu2.world.studio import Studio
+
+#: What the words may follow.
+ATTRIBUTES = ("colour", "count", "position", "size", "group")
+
+#: Cells of each side of the picture, from end to end.
+_SIDES = {
+    "left": ("top left", "left", "bottom left"),
+    "right": ("top right", "right", "bottom right"),
+    "top": ("top left", "top", "top right"),
+    "bottom": ("bottom left", "bottom", "bottom right"),
+}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What an episode's pictures vary in: attribute -> its two values, and the one that the words follow.
+
+    The values' order is random, and so are the words: neither says which word belongs to which value.
+    """
+
+    hidden: str
+    values: dict[str, tuple]
+    groups: dict[str, list[Emoji]]
+
+
+def rule(studio: Studio, dice: Dice, key: str) -> Record:
+    """Made-up words stand for the two values of one attribute of the pictures, anew in every episode.
+
+    The pictures vary in background colour, count, side, size and kind of thing, each as often one way as the other and
+    each for itself; only one of these decides the word. Every two demonstrations show each word once. `truth["ideal"]`
+    says how right the best reader of the demonstrations is: 1, or 0 where they mislead, or 0.5 where they leave it open
+    (without any always), so that its mean is the most that a model can reach.
+    """
+    law = _draw_rule(studio, dice)
+    words = dice.sample(MADE_UP_WORDS, 2)
+
+    def show(side: int) -> tuple[Scene, str, dict[str, int]]:
+        scene, sides = _draw_scene(studio, dice, law, side)
+        return scene, f"{words[side]}.", sides
+
+    target = dice.below(2)
+    query = show(target)
+    shown: list[tuple[Scene, str, dict[str, int]]] = []
+    round_of_words: list[int] = []
+    for _ in range(draw_shots(studio, key)):
+        round_of_words = round_of_words or dice.shuffled(range(2))
+        shown.append(show(round_of_words.pop()))
+    truth = {
+        "ways": 2,
+        "label": words[target],
+        "choices": [f"{word}." for word in words],
+        "rule": law.hidden,
+        "binding": dict(zip(words, law.values[law.hidden], strict=True)),
+        "varied": {name: list(values) for name, values in law.values.items()},
+        "chance": 0.5,
+        "ideal": _ideal([(sides, sides[law.hidden]) for _, _, sides in shown], query[2], target),
+    }
+    return episode(studio, "rule", key, choice_of(words), [item[:2] for item in shown], query[:2], truth)
+
+
+def _draw_rule(studio: Studio, dice: Dice) -> _Rule:
+    style = studio.style
+    groups = studio.kinds_of_things
+    names = [
+        name for name in ATTRIBUTES if not (name == "size" and style.sizes) and (name != "group" or len(groups) > 1)
+    ]
+    hidden = dice.pick(names)
+    # three objects only fit side by side when all are small, so what varies in size has at most two
+    if "size" in names and hidden != "size" and (hidden == "count" or dice.chance(0.5)):
+        names.remove("size")
+    most = 3 if "size" not in names and not style.sizes else 2
+    sizes = style.sizes or (("small", "medium") if "size" in names else ("small",))
+    values: dict[str, tuple] = {
+        "colour": tuple(dice.sample(style.colours, 2)),
+        "count": tuple(dice.sample(range(1, most + 1), 2)),
+        "position": tuple(dice.shuffled(dice.pick((("left", "right"), ("top", "bottom"))))),
+    }
+    if "size" in names:
+        values["size"] = tuple(dice.shuffled(sizes))
+    if "group" in names:
+        values["group"] = tuple(dice.sample(sorted(groups), 2))
+    return _Rule(hidden, values, groups)
+
+
+def _draw_scene(studio: Studio, dice: Dice, law: _Rule, side: int) -> tuple[Scene, dict[str, int]]:
+    """A scene on the given side of the rule, and on which side of every attribute it is."""
+    sides: dict[str, int] = {}
+
+    def draw() -> Scene:
+        sides.update({name: side if name == law.hidden else dice.below(2) for name in law.values})
+        value = {name: values[sides[name]] for name, values in law.values.items()}
+        concept = dice.pick(law.groups[value["group"]] if "group" in value else studio.pool)
+        emoji = studio.variant(dice, concept)
+        size = value.get("size") or (studio.style.sizes or ("small",))[0]
+        cells = _cells(dice, value["position"], value["count"], studio.style.places)
+        objects = [stand(dice, emoji, cell, size, studio.atlas, stray=studio.style.jitter) for cell in cells]
+        if None in objects:
+            raise AssertionError("small and medium objects stand in any cell")
+        return Scene(tuple(item for item in objects if item), Background("plain", (value["colour"],)))
+
+    scene = studio.until_allowed(draw)
+    return scene, sides
+
+
+def _cells(dice: Dice, position: str, count: int, places: Sequence[str]) -> list[str]:
+    """Cells on one side of the picture: any one, the two at its ends, or all three."""
+    cells = [cell for cell in _SIDES[position] if cell in places]
+    if count == 1:
+        return [dice.pick(cells)]
+    return [cells[0], cells[-1]] if count == 2 else cells
+
+
+def _ideal(shown: list[tuple[dict[str, int], int]], query: dict[str, int], target: int) -> float:
+    """How right the best reader of the demonstrations is: one that knows the attributes, all of them equally likely."""
+    votes = [0, 0]
+    for name, asked in query.items():
+        agree = [sides[name] == word for sides, word in shown]
+        if all(agree):
+            votes[asked] += 1
+        if not any(agree):  # the same attribute, its values bound to the words the other way round
+            votes[1 - asked] += 1
+    return 0.5 if votes[0] == votes[1] else float(votes[target] > votes[1 - target])
