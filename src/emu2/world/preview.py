@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from PIL import Image, ImageDraw, ImageFont
 
 from emu2.data.records import Record
+from emu2.processing.grounding import Box
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -71,6 +72,11 @@ def _strip(record: Record, width: int, picture: int, boxes: bool, font: _Font) -
         elif isinstance(segment, Image.Image):
             scene = next(scenes, None) if boxes else None
             tiles.append(_picture_tile(segment, colour, picture, scene))
+        elif isinstance(segment, Box):
+            tiles += [_text_tile(segment.phrase or "", colour, picture, width, font), _box_tile(segment, picture)]
+            if isinstance(segment.image, Image.Image):
+                scene = next(scenes, None) if boxes else None
+                tiles.append(_picture_tile(segment.image, colour, picture, scene))
     places, bottom = _flow(tiles, width - 2 * _MARGIN, _MARGIN)
     note = f"   chance {record.truth['chance']:.3f}" if "chance" in record.truth else ""
     title = f"{record.key}{note}"
@@ -107,4 +113,12 @@ def _picture_tile(picture: Image.Image, colour: tuple[int, int, int], side: int,
         left, top, right, bottom = (value * scale for value in item["box"])
         draw.rectangle((left, top, right - 1, bottom - 1), outline=_BOX)
     draw.rectangle((0, 0, side - 1, side - 1), outline=colour if colour == _ANSWER else _FAINT)
+    return tile
+
+
+def _box_tile(box: Box, side: int) -> Image.Image:
+    """A box as the model reads it, with a line thick enough for a small tile."""
+    tile = Image.new("RGB", (side, side))
+    corners = [value * side / length for value, length in zip(box.xyxy, box.size * 2, strict=True)]
+    ImageDraw.Draw(tile).rectangle(corners, outline=(255, 255, 255), width=2)
     return tile
