@@ -18,6 +18,9 @@ from emu2.train.settings import ParallelConfig
 #: U-Net that mix frames, "video_unet" is all of it; a run that trains both gives the temporal parts their own rate.
 PARTS = ("vision", "bridge", "language", "text_tower", "vae", "unet", "video_temporal", "video_unet")
 
+#: The parts that LoRA adapts; with it a run trains no other.
+ADAPTED_PARTS = ("bridge", "language")
+
 ObjectiveName = Literal[
     "contrastive",
     "language",
@@ -250,6 +253,13 @@ class RunConfig:
         for part in self.optim.part_start:
             _require(
                 part in self.parts, f"optim.part_start names {part!r}, which this run does not train ({self.parts})."
+            )
+        if self.lora is not None:
+            others = [part for part in self.parts if part not in ADAPTED_PARTS]
+            _require(
+                not others,
+                f"lora adapts {' and '.join(ADAPTED_PARTS)} only, and this run would train {', '.join(others)} too: "
+                "name other parts, or leave out lora.",
             )
         for name in ("resolution", "num_query", "num_video_query"):
             value = getattr(self, name)

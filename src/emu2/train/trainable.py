@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from emu2.decoder.inflate import is_temporal
-from emu2.train.config import OptimConfig
+from emu2.model.adapters import has_adapter, is_adapter_parameter
+from emu2.train.config import ADAPTED_PARTS, OptimConfig
 
 if TYPE_CHECKING:
     from emu2.train.whole import Whole
@@ -49,7 +50,7 @@ def set_trainable(whole: Whole, trained: tuple[str, ...]) -> None:
     """Let `trained` parts move, in training mode; freeze every other one, in evaluation mode.
 
     Raises:
-        ValueError: a part to be trained does not exist in this whole.
+        ValueError: a part to be trained does not exist in this whole, or nothing of it can move.
     """
     parts = part_modules(whole)
     for part in trained:
@@ -61,10 +62,20 @@ def set_trainable(whole: Whole, trained: tuple[str, ...]) -> None:
         for _, module in modules:
             module.requires_grad_(False)
             module.eval()
+    adapted = has_adapter(whole.model)
+    moves = False
     for part in trained:
         for _, module in parts[part]:
-            module.requires_grad_(True)
+            for name, parameter in module.named_parameters():
+                # Beside an adapter the weights it adapts stay as they are.
+                parameter.requires_grad_(not adapted or part not in ADAPTED_PARTS or is_adapter_parameter(name))
+                moves = moves or parameter.requires_grad
             module.train()
+    if trained and not moves:
+        raise ValueError(
+            f"Nothing is trainable: the parts {', '.join(trained)} hold no parameter"
+            + (" of the adapter." if adapted else ".")
+        )
 
 
 def trained_parameters(whole: Whole, trained: tuple[str, ...]) -> Iterator[tuple[str, str, nn.Parameter]]:
