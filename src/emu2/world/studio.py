@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from emu2.world.scene import Scene
 from emu2.world.splits import concept_split_of, is_seen_scene
 
 if TYPE_CHECKING:
+    from emu2.processing.video import Video
+    from emu2.world.clips import Clip
     from emu2.world.world import WorldConfig
 
 #: Scenes drawn before it is said that there are none. One in four is right for the rarer split, and every arrangement
@@ -92,11 +95,14 @@ class Studio:
 
         return self.until_allowed(draw)
 
-    def scene_of(self, dice: Dice, emoji: Sequence[int], sizes: Sequence[str] | None = None) -> Scene:
-        """A scene of these emoji, whose places, sizes and background are left to the dice."""
+    def scene_of(
+        self, dice: Dice, emoji: Sequence[int], sizes: Sequence[str] | None = None, upright: bool = False
+    ) -> Scene:
+        """A scene of these emoji, whose places, sizes and background are left to the dice; `upright` turns none."""
+        style = replace(self.style, tilted=0.0) if upright else self.style
         return self.until_allowed(
             lambda: Scene(
-                arrange(dice, emoji, self.style, self.atlas, sizes=sizes),
+                arrange(dice, emoji, style, self.atlas, sizes=sizes),
                 draw_background(dice, self.style),
             )
         )
@@ -104,6 +110,14 @@ class Studio:
     def render(self, scene: Scene) -> Image.Image:
         """The scene's picture, at the configuration's size."""
         return scene.render(self.config.image_size, self.atlas)
+
+    def film(self, clip: Clip) -> Video:
+        """The clip's frames, at the configuration's size."""
+        return clip.render(self.config.image_size, self.atlas)
+
+    def clip_facts(self, clip: Clip) -> dict[str, Any]:
+        """What is true of the clip, JSON-able."""
+        return clip.to_dict(self.config.image_size, self.atlas)
 
     def facts(self, scene: Scene) -> dict[str, Any]:
         """What is true of the scene, JSON-able."""

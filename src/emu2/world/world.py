@@ -11,11 +11,18 @@ from emu2.world.atlas import Atlas, default_atlas
 from emu2.world.captions import WORDINGS
 from emu2.world.compose import STYLES
 from emu2.world.dice import Dice
+from emu2.world.drawing import drawing
+from emu2.world.edits import edit
 from emu2.world.episodes import counting, naming
+from emu2.world.films import storyboard, video_pair
+from emu2.world.grounded import grounded_pair
+from emu2.world.generation import composition, grounded_generation
 from emu2.world.plain import pair, text, text_to_image
+from emu2.world.rules import rule
 from emu2.world.splits import SPLITS
 from emu2.world.stories import document
 from emu2.world.studio import Studio
+from emu2.world.tuples import tuple_of, visual_prompt
 
 #: Kind of record -> the function that makes one.
 KINDS: dict[str, Callable[[Studio, Dice, str], Record]] = {
@@ -25,10 +32,20 @@ KINDS: dict[str, Callable[[Studio, Dice, str], Record]] = {
     "text_to_image": text_to_image,
     "naming": naming,
     "counting": counting,
+    "video_pair": video_pair,
+    "storyboard": storyboard,
+    "grounded_pair": grounded_pair,
+    "rule": rule,
+    "tuple": tuple_of,
+    "visual_prompt": visual_prompt,
+    "drawing": drawing,
+    "grounded_generation": grounded_generation,
+    "composition": composition,
+    "edit": edit,
 }
 
 #: Concepts that a kind needs at least; naming needs as many as it has ways.
-_NEEDS = {"text": 2}
+_NEEDS = {"text": 2, "tuple": 2, "visual_prompt": 2, "drawing": 2, "edit": 2}
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,8 @@ class WorldConfig:
     wording: `None` = a mixture of caption wordings, or one of them: "name", "background", "place", "full".
     variants: whether skin tone, hair and gender variants stand in for the plain form of their concept.
     shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
-    max_pages: pictures in a document at most, 2 to 8.
+    max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
+    frames: numbers of frames that clips choose from, 2 to 64.
     """
 
     image_size: int = 64
@@ -61,6 +79,7 @@ class WorldConfig:
     shots: Sequence[int] = (0, 1, 2, 4, 8, 16)
     ways: Sequence[int] = (2, 4)
     max_pages: int = 8
+    frames: Sequence[int] = (8, 12, 16)
 
     def __post_init__(self) -> None:
         def check(fine: bool, name: str, expected: str) -> None:
@@ -86,6 +105,7 @@ class WorldConfig:
         check(bool(self.shots) and all(0 <= k <= 64 for k in self.shots), "shots", "numbers from 0 to 64")
         check(bool(self.ways) and all(2 <= n <= 8 for n in self.ways), "ways", "numbers from 2 to 8")
         check(2 <= self.max_pages <= 8, "max_pages", "from 2 to 8")
+        check(bool(self.frames) and all(2 <= n <= 64 for n in self.frames), "frames", "numbers from 2 to 64")
 
     @property
     def weights(self) -> dict[str, float]:
