@@ -67,7 +67,7 @@ def test_accumulated_batches_equal_one_large_batch(objective, tmp_path):
 def test_counts_known_ahead_are_those_of_the_model(tmp_path):
     """The loop normalises by counts taken from labels; the model counts again while it computes."""
     runner = trainer(run_config("unified"), tmp_path)
-    for batch in runner._read():
+    for batch in next(runner.feed.steps(1)).batches:
         out = runner.whole.model(**batch.tensors, **runner.objective.pictures(batch.extra["samples"]))
         assert batch.counts == {"text": int(out.num_text_targets), "visual": int(out.num_visual_targets)}
         # A picture is a target where its caption comes first.

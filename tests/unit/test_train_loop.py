@@ -78,7 +78,7 @@ def test_nothing_decays_but_matrices():
 def test_a_loss_that_is_not_finite_moves_nothing(objective, tmp_path):
     whole = tiny_whole()
     runner = trainer(run_config(objective), tmp_path, whole=whole)
-    runner._step()
+    runner.run(until=1)
     with torch.no_grad():
         poisoned = runner.whole.unet.conv_in if objective == "decoder" else runner.whole.model.lm_head
         poisoned.weight[0, 0] = float("nan")

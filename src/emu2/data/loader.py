@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ from emu2.data.sources import Source
 
 #: What a damaged or unfit sample raises. Anything else is a fault of the program and is not swallowed.
 BAD_SAMPLE_ERRORS = (ValueError, OSError, EOFError, UnicodeError, UnidentifiedImageError)
+#: Parts of a message that differ from one sample to the next: what is quoted, paths, and numbers.
+_OWN = re.compile(r"'[^']*'|\"[^\"]*\"|(?:/[^\s:,]+){2,}|0x[0-9a-f]+")
+_NUMBER = re.compile(r"\d+(?:[.x]\d+)*")
+_CAUSE_LENGTH = 160
 
 
 @dataclass
@@ -23,13 +28,20 @@ class Samples:
     """The records of one micro-batch that could be read.
 
     samples, keys, seeds: one each; a seed is its record's own, for what is drawn later (`emu2.train.chance`).
-    bad: how many could not be read, by cause.
+    bad: how many could not be read, by cause. examples: one whole message per cause.
     """
 
     samples: list[Any] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+
+def cause_of(kind: str, error: BaseException) -> str:
+    """What is wrong with a sample, without the names and numbers that are its own: equal for all that share it."""
+    message = _NUMBER.sub("N", _OWN.sub("...", str(error)))
+    return f"{kind}: {type(error).__name__}: {message[:_CAUSE_LENGTH]}"
 
 
 class Loader:
@@ -60,7 +72,9 @@ class Loader:
                 record = self._sources[kind][index]
                 sample = self._sample(record, random.Random(f"sample/{path}"))
             except BAD_SAMPLE_ERRORS as error:
-                read.bad[f"{kind}: {type(error).__name__}: {error}"] += 1
+                cause = cause_of(kind, error)
+                read.bad[cause] += 1
+                read.examples.setdefault(cause, str(error))
             else:
                 read.samples.append(sample)
                 read.keys.append(record.key)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from emu2.data.shuffle import Order
 from emu2.data.sources import Source
 
 #: One record's address: the kind (a source's name in the mixture) and the index in it.
@@ -24,6 +25,7 @@ class Mixture:
         weights: kind -> weight, at least one above 0.
         mode: "mixed": each record's kind is drawn by weight. "one_kind": one kind is drawn for the whole step.
         seed: of every choice.
+        batch_sizes: kind -> records in a micro-batch of that kind, where it differs; for "one_kind".
 
     A finite source is walked through in a fresh seeded order each epoch; an endless one from index 0 upwards.
     """
@@ -35,6 +37,7 @@ class Mixture:
         *,
         mode: Literal["mixed", "one_kind"] = "mixed",
         seed: int = 0,
+        batch_sizes: Mapping[str, int] | None = None,
     ):
         missing = sorted(set(weights) - set(sources))
         if missing:
@@ -42,25 +45,30 @@ class Mixture:
         self.kinds = [kind for kind in sorted(weights) if weights[kind] > 0]
         if not self.kinds:
             raise ValueError(f"A mixture needs a weight above 0; got {dict(weights)}.")
+        empty = [kind for kind in self.kinds if sources[kind].size == 0]
+        if empty:
+            raise ValueError(f"The source of {empty[0]!r} holds no records; give it data, or the kind no weight.")
         self.sources = dict(sources)
         self.weights = [float(weights[kind]) for kind in self.kinds]
         self.mode = mode
         self.seed = seed
+        self.batch_sizes = dict(batch_sizes or {})
         self.step = 0
         self.taken = dict.fromkeys(self.kinds, 0)
-        self._orders: dict[str, tuple[int, list[int]]] = {}
+        self._orders: dict[str, tuple[int, Order]] = {}
 
     def next_step(self, micro_batches: int, batch_size: int) -> list[list[Address]]:
-        """Addresses of the next optimizer step: `micro_batches` lists of `batch_size`."""
+        """Addresses of the next optimizer step: `micro_batches` lists of `batch_size`, or of the kind's own size."""
         chance = random.Random(f"mixture/{self.seed}/{self.step}")
-        number = micro_batches * batch_size
         if self.mode == "one_kind":
-            kinds = chance.choices(self.kinds, self.weights) * number
+            kind = chance.choices(self.kinds, self.weights)[0]
+            batch_size = self.batch_sizes.get(kind, batch_size)
+            kinds = [kind] * (micro_batches * batch_size)
         else:
-            kinds = chance.choices(self.kinds, self.weights, k=number)
+            kinds = chance.choices(self.kinds, self.weights, k=micro_batches * batch_size)
         addresses = [(kind, self._next_index(kind)) for kind in kinds]
         self.step += 1
-        return [addresses[i : i + batch_size] for i in range(0, number, batch_size)]
+        return [addresses[i : i + batch_size] for i in range(0, len(addresses), batch_size)]
 
     def _next_index(self, kind: str) -> int:
         count = self.taken[kind]
@@ -69,11 +77,27 @@ class Mixture:
         if size is None:
             return count
         epoch, place = divmod(count, size)
-        if self._orders.get(kind, (-1, []))[0] != epoch:
-            order = list(range(size))
-            random.Random(f"order/{self.seed}/{kind}/{epoch}").shuffle(order)
-            self._orders[kind] = (epoch, order)
-        return self._orders[kind][1][place]
+        known = self._orders.get(kind)
+        if known is None or known[0] != epoch:
+            known = self._orders[kind] = (epoch, Order(size, f"order/{self.seed}/{kind}/{epoch}"))
+        return known[1][place]
+
+    def ahead(self) -> Mixture:
+        """Another mixture at this position, for reading ahead; moving it leaves this one where it is."""
+        other = Mixture(
+            self.sources,
+            dict(zip(self.kinds, self.weights, strict=True)),
+            mode=self.mode,
+            seed=self.seed,
+            batch_sizes=self.batch_sizes,
+        )
+        other.load_state_dict(self.state_dict())
+        return other
+
+    def fingerprints(self) -> dict[str, str]:
+        """Kind -> what its source was made of (shard list, annotation files), for sources that can tell."""
+        known = {kind: getattr(self.sources[kind], "fingerprint", None) for kind in self.kinds}
+        return {kind: str(tell()) for kind, tell in known.items() if tell is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """The position: JSON-able."""

@@ -2,17 +2,19 @@
 
 One optimizer step: read `accumulation` micro-batches, add up the gradients of their losses weighed by targets, refuse
 anything non-finite before a weight moves, clip, step, log. All randomness of a step is a function of (seed, step), and
-the position in the data is a few integers, so a resumed run continues as if it had never stopped.
+the position in the data is a few integers, so a resumed run continues as if it had never stopped. Until a step is
+complete nothing of the run's state has changed, so it can be given up at any moment.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import logging
 import math
 import random
 import time
-from collections import Counter, defaultdict
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,40 +23,32 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from emu2.data.loader import Loader, Samples
+from emu2.data.feed import Feed, StepData
+from emu2.data.loader import Loader
 from emu2.data.mixture import Mixture
 from emu2.data.sources import Source
-from emu2.train import checkpoint
+from emu2.train import blocks, state
+from emu2.train.bad import require_usable, tell_new
 from emu2.train.config import RunConfig, to_dict
+from emu2.train.distributed import World
 from emu2.train.metrics import RunLog, Throughput, describe, progress_bar
+from emu2.train.nonfinite import NonFiniteError, complaint, keep_batches
 from emu2.train.objectives import Batch, Objective, objective_class
 from emu2.train.optim import MovingAverage, build_optimizer, schedule_factor, set_rates
+from emu2.train.stopping import StopRequest
+from emu2.train.summary import RunSummary
 from emu2.train.trainable import parameter_groups, set_trainable, trained_parameters
+from emu2.train.validation import Validation, evaluating, first_batch, summed
 from emu2.train.whole import Whole
 
-#: Settings that may differ between a run and its resumption: they change what is shown or kept, never what is learned.
-_FREE_ON_RESUME = ("log_every", "sample_every", "save_every", "keep_checkpoints", "device", "tracker")
+__all__ = ["NonFiniteError", "RunSummary", "Trainer"]
+
 #: Batches that `Objective.finish` measures on.
 _FINISH_BATCHES = 8
+#: Steps in a row that nonfinite="skip" leaves out before it gives up: the weights themselves are spoilt then.
+_SKIPS_IN_A_ROW = 20
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is not a number. The weights are those before the step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunSummary:
-    """What a run came to. losses: the last step's. bad: skipped samples by cause."""
-
-    name: str
-    steps: int
-    seconds: float
-    losses: dict[str, float]
-    bad: dict[str, int]
-    out: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+_log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -65,12 +59,15 @@ class Trainer:
         whole: the model; trained in place.
         sources: kind of record -> source, for every kind that `config.data.kinds` weighs.
         out: the run's folder: config.json, log.jsonl, tensorboard/, checkpoints/; at the end model/ and summary.json.
+        validation: kind -> held-out source, for the losses of `config.validate_every`; None measures none.
+        world: the processes that share the run; None is what the launcher started, usually this one alone.
         console: where the progress bar goes; None is standard error.
         quiet: no progress bar.
         tensorboard: write event files.
 
     Raises:
-        ValueError: the objective lacks a part, or cannot train one that the config names.
+        ValueError: the objective lacks a part, or cannot train one that the config names; the ranks do not divide a
+            batch.
     """
 
     def __init__(
@@ -80,146 +77,212 @@ class Trainer:
         sources: Mapping[str, Source],
         out: str | Path,
         *,
+        validation: Mapping[str, Source] | None = None,
+        world: World | None = None,
         console: Console | None = None,
         quiet: bool = False,
         tensorboard: bool = True,
     ):
         self.config, self.out = config, Path(out)
-        self.device = torch.device(config.device)
-        self.whole = whole.to(self.device, getattr(torch, config.dtype))
+        self.world = World.start(config.parallel, config.device) if world is None else world
+        self.device = self.world.device
+        self.whole = whole
+        if config.checkpoint_activations:
+            blocks.checkpoint_activations(whole)
+        if config.compile:
+            blocks.compile_blocks(whole)
+        self.world.place(whole, config)
         self.objective: Objective = objective_class(config.objective)(whole, config, self.device)
         set_trainable(whole, config.parts)
         self.optimizer = build_optimizer(parameter_groups(whole, config.parts, config.optim), config.optim)
+        _warn_of_rates(config)
         self.parameters = {name: parameter for _, name, parameter in trained_parameters(whole, config.parts)}
         self.average = MovingAverage(self.parameters.items(), config.ema_decay) if config.ema_decay else None
-        self.mixture = Mixture(sources, config.data.kinds, mode=config.data.mode, seed=config.seed)
+        self.mixture = Mixture(
+            sources,
+            config.data.kinds,
+            mode=config.data.mode,
+            seed=config.seed,
+            batch_sizes=config.data.batch_sizes,
+        )
         self.loader = Loader(self.mixture.sources, self.objective.sample, seed=config.seed)
+        self.feed = Feed(
+            self.mixture,
+            self.loader,
+            self.objective.batches,
+            micro_batches=config.accumulation,
+            batch_size=config.data.batch_size,
+            rank=self.world.data_rank,
+            size=self.world.data_size,
+            workers=config.data.workers,
+        )
+        self.validation = Validation(self.objective, config, validation, self.world) if validation else None
         self.step = 0
         self.bad: Counter[str] = Counter()
+        self.skipped = 0
+        self._skips_in_a_row = 0
+        self._shown: Batch | None = None
+        self._spare: Batch | None = None
         self._console, self._quiet, self._tensorboard = console, quiet, tensorboard
 
     def run(self, *, resume: bool = False, until: int | None = None) -> RunSummary:
         """Train to the end, or to step `until` (a checkpoint is written there and the run can be resumed).
+
+        SIGTERM and SIGINT end it before the next step, with a checkpoint (`emu2.train.stopping`).
 
         Args:
             resume: continue from the newest checkpoint in `out`; where there is none, start from the beginning.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the weights have not moved in that step.
-            ValueError: the checkpoint belongs to other settings; too many samples are bad.
+            ValueError: the checkpoint belongs to other settings or other data; too many samples are bad.
         """
         if resume:
-            self._resume()
+            state.restore(self)
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(to_dict(self.config), indent=1))
+        if self.world.main:
+            (self.out / "config.json").write_text(json.dumps(to_dict(self.config), indent=1))
         last = self.config.steps if until is None else min(until, self.config.steps)
-        log = RunLog(self.out, first_step=self.step, tensorboard=self._tensorboard)
+        main = self.world.main
+        log = RunLog(self.out, first_step=self.step, tensorboard=self._tensorboard) if main else None
         speed, started = Throughput(), time.perf_counter()
         values: dict[str, float] = {}
-        batches: list[Batch] = []
-        try:
-            with progress_bar(self._console, disable=self._quiet) as bar:
-                task = bar.add_task(self.config.name, total=self.config.steps, completed=self.step, status="")
-                self._warm()
-                while self.step < last:
-                    values, batches = self._step()
-                    rates = speed.update(_total(batch.amounts for batch in batches))
-                    status = describe(values, rates)
-                    bar.update(task, completed=self.step, status=status)
-                    if self.step % self.config.log_every == 0 or self.step == last:
-                        log.step(self.step, {**values, **{f"speed/{name}": rate for name, rate in rates.items()}})
-                    if _due(self.step, self.config.sample_every):
-                        log.samples(self.step, self._preview(batches[0]))
-                    if _due(self.step, self.config.save_every) and self.step < last:
-                        self.save()
-                self.save()
-        finally:
-            log.close()
-        if self.step == self.config.steps:
-            self._finish()
+        with StopRequest(self.config.stop_deadline_s) as stop:
+            try:
+                with progress_bar(self._console, disable=self._quiet or not main) as bar:
+                    task = bar.add_task(self.config.name, total=self.config.steps, completed=self.step, status="")
+                    self._warm()
+                    steps = self.feed.steps(last)
+                    while self.step < last:
+                        began = time.perf_counter()
+                        data = next(steps)
+                        waited = time.perf_counter() - began
+                        learned = self._learn(data, stop)
+                        if learned is None:
+                            break
+                        values = learned | {"data/wait_seconds": waited}
+                        rates = speed.update(_total(batch.amounts for batch in data.batches if batch is not None))
+                        bar.update(task, completed=self.step, status=describe(values, rates))
+                        measured = self._measure(log)
+                        if log and (measured or self.step % self.config.log_every == 0 or self.step == last):
+                            speeds = {f"speed/{name}": rate for name, rate in rates.items()}
+                            log.step(self.step, {**values, **measured, **speeds})
+                        if _due(self.step, self.config.save_every) and self.step < last:
+                            self.save()
+                    self.save()
+            finally:
+                if log:
+                    log.close()
+            if self.step == self.config.steps:
+                self._finish()
         losses = {name.removeprefix("loss/"): value for name, value in values.items() if name.startswith("loss")}
         summary = RunSummary(
-            self.config.name, self.step, time.perf_counter() - started, losses, dict(self.bad), str(self.out)
+            name=self.config.name,
+            steps=self.step,
+            seconds=time.perf_counter() - started,
+            losses=losses,
+            bad=dict(self.bad),
+            out=str(self.out),
+            skipped=self.skipped,
+            stopped=stop.received if self.step < last else None,
         )
-        (self.out / "summary.json").write_text(json.dumps(summary.to_dict(), indent=1))
+        if main:
+            (self.out / "summary.json").write_text(json.dumps(summary.to_dict(), indent=1))
         return summary
 
     # One step
 
-    def _step(self) -> tuple[dict[str, float], list[Batch]]:
-        """Read, learn, move; the step's values for the log and its batches."""
-        began = time.perf_counter()
-        batches = self._read()
-        waited = time.perf_counter() - began
-        totals = _total(batch.counts for batch in batches)
-        weights = {name: weight for name, weight in self.objective.weights.items() if totals.get(name)}
-        torch.manual_seed(_seed(self.config.seed, self.step, "model"))
+    def _learn(self, data: StepData, stop: StopRequest) -> dict[str, float] | None:
+        """One optimizer step; its values for the log. None when the run was told to stop: nothing has changed then."""
+        names = self.objective.weights
+        if self.world.any(stop.received is not None)[0]:
+            return None
+        counts = _total(batch.counts for batch in data.batches if batch is not None)
+        told = self.world.gather((counts, data.bad))
+        totals = summed(count for count, _ in told)
+        bad = sum((found for _, found in told), self.bad)
+        seen = sum(data.position["taken"].values())
+        weights = {name: weight for name, weight in names.items() if totals.get(name)}
+        require_usable(bad, seen, self.config.max_bad_share, data.examples, nothing_left=not weights)
+        torch.manual_seed(_seed(self.config.seed, self.step, "model", self.world.data_rank))
         set_rates(self.optimizer, schedule_factor(self.step, self.config.steps, self.config.optim), self.step)
         self.optimizer.zero_grad(set_to_none=True)
 
-        sums: dict[str, float] = defaultdict(float)
-        for batch in batches:
-            terms = self.objective.terms(batch.to(self.device))
-            # Each mean stands for its targets' share of the whole step's.
-            shares = {name: terms[name] * (batch.counts[name] / totals[name]) for name in weights if batch.counts[name]}
-            for name, share in shares.items():
-                sums[name] += share.item()
-            loss = sum((weights[name] * share for name, share in shares.items()), torch.zeros((), device=self.device))
-            self._require_finite(loss, "loss", batches, dict(sums))
-            if loss.requires_grad:
-                loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optim.clip_norm)
-        self._require_finite(norm, "gradient norm", batches, dict(sums))
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.parameters.items())
-        self.step += 1
-
+        sums = self._gradients(data.batches, weights, totals, stop)
+        if sums is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            return None
+        self.world.reduce_rest(self.parameters.values())
+        norm = self.world.clip(self.parameters.values(), self.config.optim.clip_norm).item()
         values = {"loss": sum(weights[name] * sums[name] for name in weights)}
-        if len(self.objective.weights) > 1:
+        if len(names) > 1:
             values |= {f"loss/{name}": sums[name] for name in weights}
-        values |= {"optim/grad_norm": norm.item(), "data/wait_seconds": waited}
+        values |= {"optim/grad_norm": norm}
+        if all(map(math.isfinite, values.values())):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.parameters.items())
+            self._skips_in_a_row = 0
+        else:
+            self._leave_out(data.batches, sums, norm)
+            values = {}
+        self.step += 1
+        self.mixture.load_state_dict(data.position)
+        tell_new(self.step, bad, self.bad, data.examples)
+        self.bad = bad
+
         values |= {f"optim/lr_{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         if self.bad:
             values["data/bad"] = self.bad.total()
-        return values, batches
+        if self.skipped:
+            values["optim/skipped"] = self.skipped
+        return values
 
-    def _read(self) -> list[Batch]:
-        """The next step's micro-batches, without the samples that could not be read."""
-        step = self.mixture.step
-        batches = []
-        for number, addresses in enumerate(
-            self.mixture.next_step(self.config.accumulation, self.config.data.batch_size)
-        ):
-            read = self.loader.read(addresses, (step, number))
-            self.bad.update(read.bad)
-            if read.samples:
-                batches.append(self._batch(read))
-        seen = sum(self.mixture.taken.values())
-        if self.bad.total() > self.config.max_bad_share * seen or not batches:
-            causes = "; ".join(f"{number} x {cause}" for cause, number in self.bad.most_common(5))
-            raise ValueError(
-                f"{self.bad.total()} of the {seen} samples so far could not be used, more than the allowed share of "
-                f"{self.config.max_bad_share:.0%} (max_bad_share), or all of one batch. Causes: {causes}."
-            )
-        return batches
+    def _gradients(
+        self, batches: list[Batch | None], weights: Mapping[str, float], totals: Mapping[str, float], stop: StopRequest
+    ) -> dict[str, float] | None:
+        """Add up the micro-batches' gradients; returns each loss term's mean over all ranks' targets.
 
-    def _batch(self, read: Samples) -> Batch:
-        batch = self.objective.collate(read.samples, read.keys)
-        batch.seeds = read.seeds
-        return batch
+        Each micro-batch's mean stands for its targets' share of the whole step's. None when told to stop midway.
+        """
+        alone = self.world.data_size == 1
+        shares: dict[str, list[Tensor]] = {name: [] for name in weights}
+        for batch in batches:
+            if self.world.size == 1 and stop.received is not None:
+                return None
+            if batch is None and alone:
+                continue
+            # Ranks compute in step: one that has nothing to learn here goes through the motions with another batch.
+            counted = batch is not None
+            batch = self._spare = batch if batch is not None else self._spare
+            if batch is None:
+                raise ValueError("This rank could not read a single record of its first step: see the bad samples.")
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast is not None):
+                terms = self.objective.terms(batch.to(self.device))
+            loss = torch.zeros((), device=self.device)
+            for name, weight in weights.items():
+                number = batch.counts.get(name, 0) if counted else 0
+                if number:
+                    share = terms[name] * (number / totals[name])
+                    shares[name].append(share.detach())
+                    loss = loss + weight * share
+                elif not alone:
+                    loss = loss + terms[name] * 0.0
+            if loss.requires_grad:
+                self.world.scale(loss).backward()
+        mine = {name: torch.stack(found).double().sum().item() if found else 0.0 for name, found in shares.items()}
+        return summed(self.world.gather(mine))
 
-    def _require_finite(self, value: Tensor, what: str, batches: list[Batch], losses: dict[str, float]) -> None:
-        number = value.item()
-        if math.isfinite(number):
-            return
+    def _leave_out(self, batches: list[Batch | None], sums: Mapping[str, float], norm: float) -> None:
+        """Deal with a step whose loss or gradient is not finite: keep it for inspection, then stop or skip."""
         self.optimizer.zero_grad(set_to_none=True)
-        keys = [key for batch in batches for key in batch.keys]
-        raise NonFiniteError(
-            f"The {what} of step {self.step} is {number}; no weight was moved. Losses so far: {losses}. Records "
-            f"of this step: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. A lower optim.lr or a longer "
-            "optim.warmup_steps often helps; the newest checkpoint is from before this step."
-        )
+        found = {"losses": {name: str(value) for name, value in sums.items()}, "gradient_norm": norm}
+        kept = keep_batches(self.out, self.step, batches, found, rank=self.world.rank)
+        self.skipped += 1
+        self._skips_in_a_row += 1
+        if self.config.nonfinite == "stop" or self._skips_in_a_row >= _SKIPS_IN_A_ROW:
+            raise NonFiniteError(complaint(self.step, norm, sums, batches, kept))
+        _log.warning("Step %d left out: its loss or gradient is not finite; its batch is kept in %s", self.step, kept)
 
     # Around the steps
 
@@ -239,76 +302,61 @@ class Trainer:
                 if read.samples:
                     self.objective.warm(read.samples)
 
-    def _preview(self, batch: Batch) -> dict[str, Any]:
-        """Samples by the model as it is, without touching the run's state."""
-        for module in self.whole.modules():
-            module.eval()
+    def _measure(self, log: RunLog | None) -> dict[str, float]:
+        """Held-out losses and samples, where they are due, by the model as it is and without touching its state."""
+        validate = _due(self.step, self.config.validate_every)
+        if not validate and not _due(self.step, self.config.sample_every):
+            return {}
         try:
-            return self.objective.preview(batch)
+            with evaluating(self.objective):
+                values = self.validation.measure() if self.validation is not None and validate else {}
+                shown = self._to_show()
+                samples = self.objective.preview(shown) if shown is not None else {}
+                if log:
+                    log.samples(self.step, samples)
         finally:
             set_trainable(self.whole, self.config.parts)
+        return values
+
+    def _to_show(self) -> Batch | None:
+        """The records that samples are made from: the same throughout the run, and on every rank."""
+        if self._shown is None and self.validation is not None:
+            self._shown = self.validation.first()
+        elif self._shown is None:
+            first = self.mixture.ahead()
+            first.load_state_dict({"step": 0, "taken": dict.fromkeys(first.kinds, 0)})
+            addresses = first.next_step(1, self.config.data.batch_size)[0]
+            self._shown = first_batch(self.objective, self.loader, addresses)
+        return self._shown.to(self.device) if self._shown is not None else None
 
     def _finish(self) -> None:
         """The last act of a complete run: averaged weights, measurements, the model's folder."""
         if self.average is not None:
             self.average.swap(self.parameters.items())
         set_trainable(self.whole, ())
-        kinds = [(kind, index) for index in range(self.config.data.batch_size) for kind in self.mixture.kinds[:1]]
+        kind = self.mixture.kinds[0]
+        size, rows = self.mixture.sources[kind].size, self.config.data.batch_size
         batches = []
         for number in range(_FINISH_BATCHES):
-            size = self.mixture.sources[kinds[0][0]].size
-            addresses = [(kind, index + number * len(kinds)) for kind, index in kinds]
-            read = self.loader.read(
-                [(kind, index % size if size else index) for kind, index in addresses], ("finish", number)
-            )
-            if read.samples:
-                batches.append(self._batch(read).to(self.device))
+            indices = range(number * rows, (number + 1) * rows)
+            read = self.loader.read([(kind, index % size if size else index) for index in indices], ("finish", number))
+            batches += [batch.to(self.device) for batch in self.objective.batches([read]) if batch is not None]
         self.objective.finish(batches)
         self.whole.save(self.out / "model")
 
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
-        names = {id(parameter): name for name, parameter in self.parameters.items()}
-        tensors: dict[str, Mapping[str, Tensor]] = {
-            "weights": dict(self.parameters),
-            "optimizer": checkpoint.optimizer_tensors(self.optimizer, names),
-            "rng": checkpoint.rng_tensors(),
-        }
-        if self.average is not None:
-            tensors["average"] = self.average.shadow
-        state = {
-            "step": self.step,
-            "data": self.mixture.state_dict(),
-            "bad": dict(self.bad),
-            "average_updates": self.average.updates if self.average else 0,
-            "config": to_dict(self.config),
-            "files": sorted(tensors),
-        }
-        return checkpoint.write_checkpoint(self.out, self.step, tensors, state, keep=self.config.keep_checkpoints)
+        return state.save(self)
 
-    @torch.no_grad()
-    def _resume(self) -> None:
-        found = checkpoint.list_checkpoints(self.out)
-        if not found:
-            return
-        tensors, state = checkpoint.read_checkpoint(found[-1])
-        ours = to_dict(self.config)
-        for key in sorted(set(ours) - set(_FREE_ON_RESUME)):
-            if ours[key] != state["config"].get(key):
-                raise ValueError(
-                    f"The run in {self.out} was started with {key}={state['config'].get(key)!r}, and is to be resumed "
-                    f"with {key}={ours[key]!r}. Resume with the same settings, or choose another folder."
-                )
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors["weights"][name])
-        checkpoint.load_optimizer(self.optimizer, self.parameters, tensors["optimizer"])
-        checkpoint.set_rng(tensors["rng"])
-        if self.average is not None:
-            self.average.shadow = {name: value.to(self.device) for name, value in tensors["average"].items()}
-            self.average.updates = state["average_updates"]
-        self.mixture.load_state_dict(state["data"])
-        self.bad = Counter(state["bad"])
-        self.step = state["step"]
+
+def _warn_of_rates(config: RunConfig) -> None:
+    for part in config.parts:
+        if config.optim.part_lr.get(part, config.optim.lr) == 0:
+            warnings.warn(
+                f"{part!r} is trained at the learning rate 0, so it will not move, and costs as much as if it did. "
+                "Leave it out of parts to freeze it.",
+                stacklevel=3,
+            )
 
 
 def _due(step: int, every: int) -> bool:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from emu2.data.collate import collate
+from emu2.data.loader import Samples
 from emu2.data.records import Record
 from emu2.data.sequences import (
     IGNORE,
@@ -98,6 +99,16 @@ class Objective(ABC):
     @abstractmethod
     def collate(self, samples: Sequence[Any], keys: list[str]) -> Batch:
         """Samples as one batch; `keys` are their records'."""
+
+    def batches(self, read: Sequence[Samples]) -> list[Batch | None]:
+        """One optimizer step's micro-batches; None where no record could be read. Runs where the data are read."""
+        made: list[Batch | None] = []
+        for samples in read:
+            batch = self.collate(samples.samples, samples.keys) if samples.samples else None
+            if batch is not None:
+                batch.seeds = samples.seeds
+            made.append(batch)
+        return made
 
     @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Tensor]:

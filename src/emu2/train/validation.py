@@ -1,0 +1,111 @@
+"""Measures a half-trained model on records it does not learn from, and lets it show samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from emu2.data.loader import Loader
+from emu2.data.mixture import Mixture
+from emu2.data.records import Record
+from emu2.data.sources import Source
+from emu2.train.config import RunConfig
+from emu2.train.objectives import Batch, Objective
+
+if TYPE_CHECKING:
+    from emu2.train.distributed import World
+
+#: Records of a preview.
+_PREVIEW = 8
+
+
+class Renamed:
+    """Another source whose records' keys say that they are held out, so that no cache of features mixes them up."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self.size = source.size
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        return replace(record, key=f"validation/{record.key}")
+
+
+class Validation:
+    """The same few batches every time, with the same noise.
+
+    Args:
+        objective: of the run.
+        config: of the run.
+        sources: kind -> held-out source, for every kind the run weighs.
+        world: the ranks that share each batch.
+    """
+
+    def __init__(self, objective: Objective, config: RunConfig, sources: Mapping[str, Source], world: World):
+        self._objective, self._config, self._world = objective, config, world
+        renamed = {kind: Renamed(source) for kind, source in sources.items()}
+        self._loader = Loader(renamed, objective.sample, seed=config.seed)
+        mixture = Mixture(
+            renamed,
+            config.data.kinds,
+            mode=config.data.mode,
+            seed=config.seed,
+            batch_sizes=config.data.batch_sizes,
+        )
+        self._addresses = [mixture.next_step(1, config.data.batch_size)[0] for _ in range(config.validate_batches)]
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Mean of each loss term over all targets of the held-out batches, and their weighted sum."""
+        names = self._objective.weights
+        sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        for batch in self._batches():
+            terms = self._objective.terms(batch.to(self._objective.device))
+            for name in names:
+                number = batch.counts.get(name, 0)
+                counts[name] += number
+                sums[name] += terms[name].item() * number if number else 0.0
+        total = summed(self._world.gather({**{f"sum/{k}": v for k, v in sums.items()}, **counts}))
+        means = {name: total[f"sum/{name}"] / total[name] for name in names if total[name]}
+        values = {"validation/loss": sum(names[name] * mean for name, mean in means.items())}
+        return values | ({f"validation/{name}": mean for name, mean in means.items()} if len(names) > 1 else {})
+
+    def _batches(self) -> Iterator[Batch]:
+        for number, addresses in enumerate(self._addresses):
+            share = len(addresses) // self._world.data_size
+            first = self._world.data_rank * share
+            read = self._loader.read(addresses[first : first + share], ("validation", number), first)
+            yield from (batch for batch in self._objective.batches([read]) if batch is not None)
+
+    def first(self) -> Batch | None:
+        """The records to make samples from: alike on every rank."""
+        return first_batch(self._objective, self._loader, self._addresses[0])
+
+
+def first_batch(objective: Objective, loader: Loader, addresses: list[tuple[str, int]]) -> Batch | None:
+    """The first few records of a micro-batch, with a place of their own in the run."""
+    read = loader.read(addresses[:_PREVIEW], ("preview",))
+    return objective.batches([read])[0]
+
+
+@contextmanager
+def evaluating(objective: Objective) -> Iterator[None]:
+    """Evaluation mode and a copy of the generators' state, put back afterwards; the caller restores what trains."""
+    devices: list[Any] = [objective.device] if objective.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        for module in objective.whole.modules():
+            module.eval()
+        yield
+
+
+def summed(tables: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Tables of numbers, added up by name."""
+    total: dict[str, float] = {}
+    for table in tables:
+        for name, value in table.items():
+            total[name] = total.get(name, 0) + value
+    return total
