@@ -70,7 +70,7 @@ def nano(*, vocab_size: int, first_special_id: int) -> Emu2Config:
         },
         text={
             "hidden_size": 256,
-            "intermediate_size": 640,
+            "intermediate_size": 576,
             "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,

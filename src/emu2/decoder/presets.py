@@ -99,10 +99,11 @@ _DEBUG_SD21_UNET: dict[str, Any] = {
 _NANO_UNET: dict[str, Any] = {
     **_DEBUG_UNET,
     "sample_size": 24,
-    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
-    "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
-    "block_out_channels": [64, 96, 128, 160],
-    "attention_head_dim": [2, 3, 4, 5],
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+    "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+    "block_out_channels": [64, 96, 128],
+    "transformer_layers_per_block": [1, 1, 1],
+    "attention_head_dim": [2, 3, 4],
     "cross_attention_dim": 256,
     # 256 of the mean embedding + six size numbers of 32 each
     "projection_class_embeddings_input_dim": 448,
@@ -113,8 +114,8 @@ _NANO_SD21_UNET: dict[str, Any] = {
     "sample_size": 24,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3,
     "up_block_types": ["CrossAttnUpBlock2D"] * 3,
-    "block_out_channels": [64, 96, 128],
-    "attention_head_dim": [2, 3, 4],
+    "block_out_channels": [32, 64, 96],
+    "attention_head_dim": [2, 4, 6],
     "cross_attention_dim": 256,
 }
 
@@ -195,7 +196,7 @@ _VIDEO_UNETS: dict[str, dict[str, Any]] = {
     # In UNet3DConditionModel this number is the size of a head (64 in SD 2.1), for every block.
     "sd21": {"attention_head_dim": 64, "cross_attention_dim": 1792},
     "debug": {"attention_head_dim": 16, "cross_attention_dim": 128},
-    "nano": {"attention_head_dim": 32, "cross_attention_dim": 256},
+    "nano": {"attention_head_dim": 16, "cross_attention_dim": 256},
 }
 _VIDEO_STARTS = {"sd21": _SD21_UNET, "debug": _DEBUG_SD21_UNET, "nano": _NANO_SD21_UNET}
 
@@ -234,7 +235,8 @@ def scheduler_config(size: str, *, prediction_type: str | None = None) -> dict[s
     Args:
         size: which decoder.
         prediction_type: what the U-Net predicts. None: noise ("epsilon"), in "debug" and "nano" the latents
-            ("sample"); a U-Net that starts from the 768-pixel SD 2.1 checkpoint predicts velocity instead: pass "v_prediction".
+            ("sample"); a U-Net that starts from the 768-pixel SD 2.1 checkpoint predicts velocity instead: pass
+            "v_prediction".
     """
     preset = _named(_SCHEDULERS, "scheduler", size)
     if prediction_type is None:
