@@ -15,8 +15,8 @@ from emu2.world.drawing import drawing
 from emu2.world.edits import edit
 from emu2.world.episodes import counting, naming
 from emu2.world.films import storyboard, video_pair
-from emu2.world.grounded import grounded_pair
 from emu2.world.generation import composition, grounded_generation
+from emu2.world.grounded import grounded_pair
 from emu2.world.plain import pair, text, text_to_image
 from emu2.world.rules import rule
 from emu2.world.splits import SPLITS
