@@ -89,6 +89,23 @@ def test_a_video_decoder_beside_a_language_model(language_model, video_pipeline,
     assert len(m.film("a dog", steps=1, num_frames=2)) == 2
 
 
+def test_a_video_decoders_parts_beside_an_image_decoder_share_its_vae(pipeline, video_pipeline, tmp_path):
+    shutil.copytree(pipeline, tmp_path / "both")
+    for part in ("unet", "scheduler"):
+        shutil.copytree(video_pipeline / part, tmp_path / "both" / loading.VIDEO_FOLDER / part)
+    m = emu2.load(tmp_path / "both", device="cpu")
+    assert m.video_pipeline.vae is m.image_pipeline.vae
+    assert len(m.film("a dog", steps=1, num_frames=2)) == 2
+
+
+def test_a_video_decoder_without_any_vae_is_refused(language_model, video_pipeline, tmp_path):
+    shutil.copytree(language_model, tmp_path / "both")
+    for part in ("unet", "scheduler"):
+        shutil.copytree(video_pipeline / part, tmp_path / "both" / loading.VIDEO_FOLDER / part)
+    with pytest.raises(ValueError, match="video decoder without a VAE"):
+        emu2.load(tmp_path / "both", device="cpu")
+
+
 def test_the_model_folder_of_a_training_run_without_a_decoder(pipeline, tmp_path):
     for part in ("multimodal_encoder", "processor"):
         shutil.copytree(pipeline / part, tmp_path / "model" / part)

@@ -237,7 +237,7 @@ def check_films(model: str) -> None:
     folder = Path(model).expanduser()
     index = folder / "model_index.json"
     films = index.is_file() and "Emu2VideoPipeline" in index.read_text(encoding="utf-8")
-    if folder.is_dir() and not films and not (folder / "video_decoder").is_dir():
+    if folder.is_dir() and not films and not (folder / "video").is_dir():
         raise ValueError(explain_no_video_decoder(model))
 
 

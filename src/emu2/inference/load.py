@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
     from emu2.processing.processor import Emu2Processor
 
-#: A folder may hold a video decoder beside everything else, saved without its encoder.
-VIDEO_FOLDER = "video_decoder"
+#: A folder may hold a video decoder beside everything else: its parts (a VAE only where it has one of its own), as
+#: training saves them, or what Emu2VideoPipeline saved without its encoder.
+VIDEO_FOLDER = "video"
 
 _ENCODER, _PROCESSOR = "multimodal_encoder", "processor"
 _NATIVE_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
@@ -143,14 +144,34 @@ def _load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype, devic
 
 def _with_video(emu2: Emu2, folder: Path, device: torch.device, dtype: torch.dtype) -> Emu2:
     """Add the video decoder that lies in a subfolder, if one does."""
-    if emu2.video_pipeline is None and (folder / VIDEO_FOLDER / "model_index.json").is_file():
-        from emu2.decoder.video_pipeline import Emu2VideoPipeline
+    video = folder / VIDEO_FOLDER
+    if emu2.video_pipeline is not None or not (video / "unet").is_dir():
+        return emu2
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet3DConditionModel
 
-        pipeline: Any = Emu2VideoPipeline.from_pretrained(
-            folder / VIDEO_FOLDER, dtype=dtype, multimodal_encoder=emu2.model, processor=emu2.processor
+    from emu2.decoder.video_pipeline import Emu2VideoPipeline
+
+    pipeline: Any
+    if (video / "model_index.json").is_file():
+        pipeline = Emu2VideoPipeline.from_pretrained(
+            video, dtype=dtype, multimodal_encoder=emu2.model, processor=emu2.processor
         )
-        _place_decoder(pipeline, device)
-        emu2.video_pipeline = pipeline
+    else:
+        own_vae = (video / "vae").is_dir()
+        if not own_vae and emu2.image_pipeline is None:
+            raise ValueError(
+                f"{video} is a video decoder without a VAE, and {folder} has no image decoder to share one with: put "
+                f"the VAE it was trained with into {video / 'vae'}."
+            )
+        pipeline = Emu2VideoPipeline(
+            multimodal_encoder=emu2.model,
+            processor=emu2.processor,
+            unet=UNet3DConditionModel.from_pretrained(video / "unet", torch_dtype=dtype),
+            vae=AutoencoderKL.from_pretrained(video / "vae", torch_dtype=dtype) if own_vae else emu2.image_pipeline.vae,
+            scheduler=EulerDiscreteScheduler.from_pretrained(video / "scheduler"),
+        )
+    _place_decoder(pipeline, device)
+    emu2.video_pipeline = pipeline
     return emu2
 
 
