@@ -40,9 +40,11 @@ class RunLog:
         out.mkdir(parents=True, exist_ok=True)
         self.path = out / "log.jsonl"
         kept = [line for line in read_log(self.path) if line["step"] <= first_step] if first_step else []
-        self._file = self.path.open("w")
-        for line in kept:
-            self._file.write(json.dumps(line) + "\n")
+        # Aside and renamed: a run that is killed right here must not lose the lines it wrote before.
+        aside = self.path.with_suffix(".writing")
+        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        aside.replace(self.path)
+        self._file = self.path.open("a")
         self._writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
