@@ -208,7 +208,7 @@ def _look(look: str) -> Callable[[Studio, Dice], _Edit | None]:
         concepts = tuple(concept.index for concept in studio.pool)
         pairs = changeable(studio.atlas, concepts, look, not studio.config.variants)
         old, new = dice.pick(dice.pick(pairs))
-        if studio.atlas.drawing(old).tobytes() == studio.atlas.drawing(new).tobytes():
+        if studio.atlas.drawing(old).tobytes() == studio.atlas.drawing(new).tobytes():  # both have the same drawing
             return None
         room = min(3, studio.style.capacity, len(studio.pool))
         others = [

@@ -17,16 +17,9 @@ FIELDS = ("name", "background", "count", "place")
 FORMS: tuple[tuple[str, ...], ...] = tuple(
     form for length in range(2, len(FIELDS) + 1) for form in permutations(FIELDS, length)
 )
-#: Quarters of the picture, with the middle of each; up to four objects stand in one.
-_QUARTERS = {
-    "top left": (0.25, 0.25),
-    "top right": (0.75, 0.25),
-    "bottom left": (0.25, 0.75),
-    "bottom right": (0.75, 0.75),
-}
-#: Objects stand this far from the middle of their quarter, as a share of the picture's side.
-_STEP = 0.115
-_MOST = 4
+#: Quarters of the picture; up to four tiny objects stand in one, this far from the edge and from each other.
+_QUARTERS = ("top left", "top right", "bottom left", "bottom right")
+_EDGE, _STEP, _MOST = 0.135, 0.23, 4
 
 
 def in_brackets(fields: list[str]) -> str:
@@ -49,7 +42,7 @@ def tuple_of(studio: Studio, dice: Dice, key: str) -> Record:
 
         def draw() -> Scene:
             concept, colour = dice.pick(concepts), dice.pick(studio.style.colours)
-            count, place = 1 + dice.below(_MOST), dice.pick(tuple(_QUARTERS))
+            count, place = 1 + dice.below(_MOST), dice.pick(_QUARTERS)
             values.update(name=concept.noun, background=colour, count=str(count), place=place)
             emoji = studio.variant(dice, concept)
             return Scene(_crowd(dice, emoji, count, place), Background("plain", (colour,)))
@@ -69,10 +62,13 @@ def tuple_of(studio: Studio, dice: Dice, key: str) -> Record:
 
 
 def _crowd(dice: Dice, emoji: int, count: int, place: str) -> tuple[SceneObject, ...]:
-    """`count` tiny emoji in a quarter of the picture."""
-    x, y = _QUARTERS[place]
-    spots = dice.sample([(x + dx, y + dy) for dy in (-_STEP, _STEP) for dx in (-_STEP, _STEP)], count)
-    return tuple(SceneObject(emoji, round(left, 4), round(top, 4), "tiny") for left, top in spots)
+    """`count` tiny emoji in a quarter of the picture, the first of them in its corner."""
+    row, column = place.split()
+    x, y = (0 if column == "left" else 1), (0 if row == "top" else 1)
+    edge, inner = (_EDGE, 1 - _EDGE), (_EDGE + _STEP, 1 - _EDGE - _STEP)
+    beside = dice.shuffled([(inner[x], edge[y]), (edge[x], inner[y])])
+    spots = [(edge[x], edge[y]), *beside, (inner[x], inner[y])]
+    return tuple(SceneObject(emoji, round(left, 4), round(top, 4), "tiny") for left, top in spots[:count])
 
 
 def visual_prompt(studio: Studio, dice: Dice, key: str) -> Record:
