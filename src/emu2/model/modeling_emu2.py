@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
@@ -136,8 +137,9 @@ class Emu2Model(Emu2PreTrainedModel):
         config = self.config
         stills = _one_of("pixel_values", pixel_values, "image_features", image_features)
         frames = _one_of("video_pixel_values", video_pixel_values, "video_features", video_features)
-        # The checks read numbers off the device; a compiled graph trusts the eager call before it.
-        if not torch.compiler.is_compiling():
+        # The checks read numbers off the device; a compiled graph trusts the eager call before it, and a plan's fake
+        # tensors have none.
+        if not torch.compiler.is_compiling() and not isinstance(input_ids, FakeTensor):
             for given, slot_id, num_query, slot, what in (
                 (stills, config.image_token_id, config.num_query, tokens.IMAGE_SLOT, "images"),
                 (frames, config.video_token_id, config.num_video_query, tokens.FRAME_SLOT, "video frames"),
