@@ -53,7 +53,7 @@ def test_overrides_reach_every_depth_and_keep_types():
         ("optim.betas=[0.9]", r"optim.betas is a list of 2 values; got \[0.9\]"),
         ("optim.betas=[0.9,1.5]", r"optim.betas lie in \[0, 1\)"),
         ("optim.lr=-1", "optim.lr must be 0 or more; got -1"),
-        ("objective=guess", "objective is one of 'contrastive', 'caption'"),
+        ("objective=guess", "objective is one of 'contrastive', 'language', 'caption'"),
         ('parts=["tail"]', "parts names 'tail', which is no part"),
         ("optim.part_lr.unet=1e-3", "optim.part_lr names 'unet', which this run does not train"),
         ("optim.warmup_steps=2000", r"optim.warmup_steps \(2000\) is more than steps \(1000\)"),

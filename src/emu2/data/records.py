@@ -61,9 +61,7 @@ class Record:
                 )
 
     @classmethod
-    def conversation(
-        cls, kind: str, turns: tuple[Turn, ...], key: str, truth: dict[str, Any] | None = None
-    ) -> Record:
+    def conversation(cls, kind: str, turns: tuple[Turn, ...], key: str, truth: dict[str, Any] | None = None) -> Record:
         """A record of `turns`, its segments being their content in order."""
         segments = tuple(segment for _, content in turns for segment in content)
         return cls(kind, segments, key, truth=truth or {}, turns=turns)

@@ -6,6 +6,8 @@ visual embedding to be regressed, or IGNORE.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from emu2 import tokens
 from emu2.data.records import Record
+from emu2.processing.prompts import ChatPart, chat_parts
 
 if TYPE_CHECKING:
     from emu2.processing.processor import Emu2Processor
@@ -20,23 +23,26 @@ if TYPE_CHECKING:
 #: Label of a position that is no target.
 IGNORE = -100
 
-Targets = Literal["text", "all"]
+Targets = Literal["text", "all", "last picture"]
+
+#: What marks boxes in an answer.
+_BOX_TOKENS = (tokens.GROUNDING, tokens.PHRASE, tokens.OBJECT)
 
 
 @dataclass(frozen=True)
 class Sequence:
     """One document, ready for a batch.
 
-    input_ids, labels: of equal length. images, frames: stills and video frames in reading order. keys: one name for
-    each still, for caches of frozen features.
+    input_ids, labels: of equal length. images, frames: stills and video frames in reading order, RGB, of the side the
+    vision tower reads.
     """
 
     input_ids: list[int]
     labels: list[int]
     images: list[Image.Image]
     frames: list[Image.Image]
-    image_keys: list[str]
-    frame_keys: list[str]
+
+    _slot_ids: frozenset[int] = frozenset()
 
     @property
     def num_text_targets(self) -> int:
@@ -44,9 +50,7 @@ class Sequence:
 
     @property
     def num_visual_targets(self) -> int:
-        return sum(label in self._slot_ids for label in self.labels) if self._slot_ids else 0
-
-    _slot_ids: frozenset[int] = frozenset()
+        return sum(label in self._slot_ids for label in self.labels)
 
 
 class SequenceBuilder:
@@ -54,28 +58,31 @@ class SequenceBuilder:
 
     Args:
         processor: encodes the parts.
-        max_length: longest sequence; a longer one is refused.
+        max_length: longest sequence.
     """
 
     def __init__(self, processor: Emu2Processor, max_length: int):
         self.processor = processor
         self.max_length = max_length
         tokenizer = processor.tokenizer
-        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*tokens.SLOT_TOKENS, tokens.VIDEO)}
+        names = (*tokens.SLOT_TOKENS, tokens.VIDEO)
+        ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in names}
         self.start_id, self.end_id = ids[tokens.IMG], ids[tokens.IMG_END]
-        self.slot_ids = frozenset({ids[tokens.IMAGE_SLOT], ids[tokens.FRAME_SLOT]})
-        self._picture_ids = self.slot_ids | {self.start_id, self.end_id, ids[tokens.VIDEO]}
+        self.image_id, self.frame_id, self.video_id = ids[tokens.IMAGE_SLOT], ids[tokens.FRAME_SLOT], ids[tokens.VIDEO]
+        self.slot_ids = frozenset({self.image_id, self.frame_id})
+        self._picture_ids = self.slot_ids | {self.start_id, self.end_id, self.video_id}
 
     def build(self, record: Record, targets: Targets) -> Sequence:
-        """The sequence of a record.
+        """The sequence of a document.
 
         Args:
             targets: "text": text tokens only, never a picture or the tokens around it (stage 1 of the paper).
                 "all": text, `[IMG]`, and every visual embedding (stage 2). With `record.answer_from`, only segments
-                from there on are targets.
+                from there on are targets. "last picture": the embeddings of the last segment, nothing else (Emu2-Gen).
 
         Raises:
-            ValueError: the sequence is longer than `max_length`, or has no target at all.
+            ValueError: the sequence is longer than `max_length`, has no target at all, or does not end in a picture
+                that is to be learned.
         """
         encoded = self.processor.encode(list(record.segments), add_bos=True, add_eos=True)
         ids = list(encoded.input_ids)
@@ -84,45 +91,127 @@ class SequenceBuilder:
                 f"Record {record.key!r} takes {len(ids)} tokens, and the longest sequence of this run is "
                 f"{self.max_length}: raise data.max_length or leave the record out."
             )
-        first = encoded.spans[record.answer_from][0] if record.answer_from else 1
-        never = self._picture_ids if targets == "text" else {self.end_id}
         labels = [IGNORE] * len(ids)
-        for t in range(max(first, 1), len(ids)):
-            if ids[t] not in never:
-                labels[t] = ids[t]
-        if all(label == IGNORE for label in labels):
-            raise ValueError(f"Record {record.key!r} has nothing to learn: no text and no picture among its targets.")
-        return Sequence(
-            input_ids=ids,
-            labels=labels,
-            images=list(encoded.images),
-            frames=list(encoded.frames),
-            image_keys=[f"{record.key}#image{i}" for i in range(len(encoded.images))],
-            frame_keys=[f"{record.key}#frame{i}" for i in range(len(encoded.frames))],
-            _slot_ids=self.slot_ids,
+        if targets == "last picture":
+            if not isinstance(record.segments[-1], Image.Image):
+                raise ValueError(
+                    f"Record {record.key!r} ({record.kind}) must end in the picture to be learned; it ends in a "
+                    f"{type(record.segments[-1]).__name__}."
+                )
+            start, end = encoded.spans[-1]
+            wanted = [t for t in range(start, end) if ids[t] in self.slot_ids]
+        else:
+            first = encoded.spans[record.answer_from][0] if record.answer_from else 1
+            never = self._picture_ids if targets == "text" else {self.end_id}
+            wanted = [t for t in range(max(first, 1), len(ids)) if ids[t] not in never]
+        for t in wanted:
+            labels[t] = ids[t]
+        return self._sequence(record, ids, labels, encoded.images, encoded.frames)
+
+    def chunk(self, record: Record, chance: random.Random) -> Sequence:
+        """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.
+
+        Chunks follow each other without overlap, but that the last one is as long as the others. Its first token is no
+        target: nothing stands before it.
+        """
+        ids = list(self.processor.encode([joined_text(record)], add_bos=True, add_eos=True).input_ids)
+        if len(ids) > self.max_length:
+            start = chance.randrange(-(-len(ids) // self.max_length)) * self.max_length
+            start = min(start, len(ids) - self.max_length)
+            ids = ids[start : start + self.max_length]
+        return self._sequence(record, ids, [IGNORE, *ids[1:]], [], [])
+
+    def conversation(self, record: Record) -> Sequence:
+        """The sequence of a conversation in the wording of Emu2-Chat; targets are the assistant's turns, each with its
+        `</s>`, but no picture in them.
+
+        A conversation without a system turn gets the wording's own message, the concise one where an answer holds
+        boxes. Such an answer has `<grounding>` right before it, as the wording asks for boxes, and does not learn it. A
+        longer conversation than `max_length` is cut there, before a picture that would be cut in two.
+
+        Raises:
+            ValueError: the record has no turns, its turns are out of order, or nothing of an answer is left.
+        """
+        if record.turns is None:
+            raise ValueError(
+                f"Record {record.key!r} ({record.kind}) is no conversation: its source must give its turns (user, "
+                "assistant)."
+            )
+        messages = [{"role": role, "content": list(content)} for role, content in record.turns]
+        parts = chat_parts(
+            messages,
+            template=self.processor.chat_template,  # type: ignore[arg-type]
+            add_generation_prompt=False,
+            style="concise" if any(_holds_boxes(part) for part in _answers(record)) else "detailed",
         )
+        parts = _grounded(parts)
+        encoded = self.processor.encode([part.content for part in parts], add_bos=True)
+        ids = list(encoded.input_ids)
+        labels = [IGNORE] * len(ids)
+        for part, (start, end) in zip(parts, encoded.spans, strict=True):
+            for t in range(start, end if part.is_answer else start):
+                if ids[t] not in self._picture_ids:
+                    labels[t] = ids[t]
+        end = self._cut(ids)
+        images = ids[:end].count(self.image_id) // self.processor.num_query
+        frames = ids[:end].count(self.frame_id) // self.processor.num_video_query
+        return self._sequence(record, ids[:end], labels[:end], encoded.images[:images], encoded.frames[:frames])
+
+    def _cut(self, ids: list[int]) -> int:
+        """Where a sequence ends that may hold `max_length` tokens and whole pictures."""
+        if len(ids) <= self.max_length:
+            return len(ids)
+        end = self.max_length
+        if ids[end] in self.slot_ids or ids[end] == self.end_id:
+            while ids[end] != self.start_id:
+                end -= 1
+        return end - 1 if ids[end - 1] == self.video_id else end
+
+    def _sequence(
+        self,
+        record: Record,
+        ids: list[int],
+        labels: list[int],
+        images: Iterable[Image.Image],
+        frames: Iterable[Image.Image],
+    ) -> Sequence:
+        if all(label == IGNORE for label in labels):
+            raise ValueError(
+                f"Record {record.key!r} has nothing to learn: no text and no picture among its targets, or none that "
+                f"fits {self.max_length} tokens."
+            )
+        resize = self.processor.image_processor.resize
+        return Sequence(ids, labels, list(map(resize, images)), list(map(resize, frames)), self.slot_ids)
 
 
-def image_first(record: Record) -> Record:
-    """A pair with its picture (or clip) before its text."""
-    return _ordered(record, text_first=False)
+def _answers(record: Record) -> Iterable[object]:
+    return (part for role, content in record.turns or () if role == "assistant" for part in content)
 
 
-def text_first(record: Record) -> Record:
-    """A pair with its text before its picture (or clip)."""
-    return _ordered(record, text_first=True)
+def _holds_boxes(part: object) -> bool:
+    return isinstance(part, str) and any(token in part for token in _BOX_TOKENS)
 
 
-def _ordered(record: Record, *, text_first: bool) -> Record:
-    if not is_pair(record):
-        raise ValueError(f"Record {record.key!r} is no pair: it has {len(record.segments)} segments.")
-    text, picture = sorted(record.segments, key=lambda segment: not isinstance(segment, str))
-    return replace(record, segments=(text, picture) if text_first else (picture, text), answer_from=None)
-
-
-def is_pair(record: Record) -> bool:
-    """Whether a record is one text and one picture or clip, in either order."""
-    return len(record.segments) == 2 and sum(isinstance(segment, str) for segment in record.segments) == 1
+def _grounded(parts: list[ChatPart]) -> list[ChatPart]:
+    """The parts with `<grounding>` at the end of what stands before an answer with boxes, as it asks for boxes."""
+    result: list[ChatPart] = []
+    for index, part in enumerate(parts):
+        opens = part.is_answer and bool(result) and not result[-1].is_answer
+        if not opens:
+            result.append(part)
+            continue
+        answer: list[object] = []
+        for later in parts[index:]:
+            if not later.is_answer:
+                break
+            answer.append(later.content)
+        before = result[-1].content
+        if any(map(_holds_boxes, answer)) and isinstance(before, str):
+            result[-1] = replace(result[-1], content=before.rstrip(" ") + tokens.GROUNDING)
+            if isinstance(part.content, str):
+                part = replace(part, content=part.content.lstrip().removeprefix(tokens.GROUNDING).lstrip())
+        result.append(part)
+    return result
 
 
 def first_image(record: Record) -> Image.Image:

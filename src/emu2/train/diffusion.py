@@ -10,7 +10,8 @@ given the embeddings.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,101 +95,62 @@ class AutoencoderObjective(Objective):
         return {"autoencoder": rows_of(list(pixels), list(self.whole.vae.decode(latents).sample))}
 
 
-@dataclass(frozen=True)
-class DecoderSample:
-    """A cropped picture with SDXL's conditions: sizes as (height, width), the crop's corner as (top, left)."""
+class DiffusionObjective(Objective):
+    """What the decoders of pictures and of clips share: noise, what is to be predicted, and the null condition."""
 
-    key: str
-    image: Image.Image
-    original_size: tuple[int, int]
-    crop: tuple[int, int]
-
-
-class DecoderObjective(Objective):
-    """Denoise a picture's latents given its own visual embeddings; only the U-Net trains."""
-
-    needs = ("vae", "unet", "scheduler")
-    trains = ("unet",)
     weights = {"diffusion": 1.0}
 
     def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
         super().__init__(whole, config, device)
         from diffusers import DDPMScheduler
 
-        self.noise = DDPMScheduler.from_config(whole.scheduler.config)
-        self.size = int(whole.vae.config.sample_size)
-        # Random crops make another picture of the same record each time: nothing to remember then.
-        keep = self.pooled and config.diffusion.crop_scale == (1.0, 1.0)
-        self.embeddings = FeatureCache(whole.model.encode_image, keep=keep)
-        self.moments = FeatureCache(
-            lambda pixels: whole.vae.encode(pixels.to(whole.vae.dtype)).latent_dist.parameters, keep=keep
-        )
-        self.null = FeatureCache(whole.model.encode_image, keep=True)
+        self.noise = DDPMScheduler.from_config(self.scheduler.config)
+        self.null = FeatureCache(whole.model.encode_image)
 
-    def sample(self, record: Record, chance: random.Random) -> DecoderSample:
-        image = first_image(record).convert("RGB")
-        width, height = image.size
-        if min(width, height) < self.size:
-            raise ValueError(
-                f"Record {record.key!r} is {width}x{height}, smaller than the {self.size} pixels the decoder draws."
-            )
-        scale = self.size / min(width, height) * chance.uniform(*self.config.diffusion.crop_scale)
-        scaled = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
-        if scaled != image.size:
-            image = image.resize(scaled, Image.Resampling.BICUBIC)
-        left, top = (chance.randint(0, side - self.size) for side in scaled)
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return DecoderSample(f"{record.key}#decoder", image, (height, width), (top, left))
-
-    def collate(self, samples: Sequence[DecoderSample], keys: list[str]) -> Batch:
-        return Batch({}, {"diffusion": len(samples)}, {"images": len(samples)}, keys, extra={"samples": list(samples)})
-
-    def frozen(self, samples: Sequence[DecoderSample]) -> tuple[Tensor, Tensor]:
-        """Embeddings float[B, N, D] and the latents' moments float[B, 8, h, w] of the samples' pictures."""
-        keys = [sample.key for sample in samples]
-        seen = [lambda s=s: self._pixels(s.image) for s in samples]
-        drawn = [lambda s=s: to_pixels(s.image) for s in samples]
-        return self.embeddings(keys, seen, self.device), self.moments(keys, drawn, self.device)
-
-    def warm(self, samples: Sequence[DecoderSample]) -> None:
-        self.frozen(samples)
+    @property
+    @abstractmethod
+    def scheduler(self) -> Any:
+        """Of the decoder that trains; says what its U-Net predicts."""
 
     def null_embeddings(self, like: Tensor) -> Tensor:
         """float[N, D]: what a dropped sample is conditioned on."""
         if self.config.diffusion.null == "zeros":
             return torch.zeros_like(like)
         side = self.whole.processor.image_processor.size["height"]
-        return self.null(["null"], [lambda: torch.zeros(3, side, side)], self.device)[0].to(like)
+        return self.null(["null"], [lambda: torch.zeros(3, side, side)], self.device, remember=True)[0].to(like)
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        settings, unet, samples = self.config.diffusion, self.whole.unet, batch.extra["samples"]
-        embeddings, moments = self.frozen(samples)
-        chance = RowChance(batch.seeds, self.device)
+    def denoising_loss(
+        self,
+        moments: Tensor,
+        scaling_factor: float,
+        embeddings: Tensor,
+        chance: RowChance,
+        predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Mean over the rows of the weighed squared error.
 
+        Args:
+            moments: float[B, 2C, ..., h, w], mean and log variance of the latents; between them the frames of clips.
+            scaling_factor: of the VAE.
+            embeddings: float[B, N, D], the condition; some rows' are replaced by the null one.
+            predict: the U-Net, from noisy latents, timesteps and embeddings.
+        """
+        settings = self.config.diffusion
         mean, log_variance = moments.float().chunk(2, dim=1)
         spread = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
-        latents = (mean + spread * chance.normal(*mean.shape[1:])) * self.whole.vae.config.scaling_factor
-        noise = chance.normal(*latents.shape[1:]) + settings.noise_offset * chance.normal(latents.shape[1], 1, 1)
+        latents = (mean + spread * chance.normal(*mean.shape[1:])) * scaling_factor
+        # The offset is one number for a channel of a picture, and of a clip: a clip's frames are equally bright.
+        ones = [1] * (latents.ndim - 2)
+        noise = chance.normal(*latents.shape[1:]) + settings.noise_offset * chance.normal(latents.shape[1], *ones)
         steps = self.noise.config.num_train_timesteps
         u = chance.uniform()
         t = ((1 - u**settings.timestep_power) * steps).long().clamp(0, steps - 1)
         dropped = chance.uniform() < settings.drop_embeddings
         embeddings = torch.where(dropped[:, None, None], self.null_embeddings(embeddings[0]), embeddings)
 
-        conditions = added_conditions(
-            embeddings.to(unet.dtype),
-            original_size=[sample.original_size for sample in samples],
-            crop=[sample.crop for sample in samples],
-            target_size=(self.size, self.size),
-        )
-        predicted = unet(
-            with_coordinates(self.noise.add_noise(latents, noise, t), unet.config.in_channels).to(unet.dtype),
-            t,
-            encoder_hidden_states=embeddings.to(unet.dtype),
-            added_cond_kwargs=conditions,
-        ).sample.float()
-        loss = F.mse_loss(predicted, self._target(latents, noise, t), reduction="none").mean(dim=(1, 2, 3))
-        return {"diffusion": (loss * self._noise_weights(t)).mean()}
+        predicted = predict(self.noise.add_noise(latents, noise, t), t, embeddings).float()
+        error = F.mse_loss(predicted, self._target(latents, noise, t), reduction="none").flatten(1).mean(dim=1)
+        return (error * self._noise_weights(t)).mean()
 
     def _target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         kind = self.noise.config.prediction_type
@@ -206,6 +168,88 @@ class DecoderObjective(Objective):
         capped = snr.clamp(max=gamma)
         kind = self.noise.config.prediction_type
         return capped / snr.clamp(min=1e-8) if kind == "epsilon" else capped / (snr + 1) if kind != "sample" else capped
+
+
+@dataclass(frozen=True)
+class DecoderSample:
+    """A cropped picture with SDXL's conditions: sizes as (height, width), the crop's corner as (top, left)."""
+
+    key: str
+    image: Image.Image
+    original_size: tuple[int, int]
+    crop: tuple[int, int]
+
+
+class DecoderObjective(DiffusionObjective):
+    """Denoise a picture's latents given its own visual embeddings; only the U-Net trains."""
+
+    needs = ("vae", "unet", "scheduler")
+    trains = ("unet",)
+
+    def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
+        super().__init__(whole, config, device)
+        self.size = int(whole.vae.config.sample_size)
+        self.embeddings = FeatureCache(whole.model.encode_image)
+        self.moments = FeatureCache(lambda pixels: whole.vae.encode(pixels.to(whole.vae.dtype)).latent_dist.parameters)
+
+    @property
+    def scheduler(self) -> Any:
+        return self.whole.scheduler
+
+    def sample(self, record: Record, chance: random.Random) -> DecoderSample:
+        image = first_image(record).convert("RGB")
+        width, height = image.size
+        if min(width, height) < self.size:
+            raise ValueError(
+                f"Record {record.key!r} is {width}x{height}, smaller than the {self.size} pixels the decoder draws."
+            )
+        scale = self.size / min(width, height) * chance.uniform(*self.config.diffusion.crop_scale)
+        scaled = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
+        if scaled != image.size:
+            image = image.resize(scaled, Image.Resampling.BICUBIC)
+        left, top = (chance.randint(0, side - self.size) for side in scaled)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        key = f"{record.key}#{scaled[0]}x{scaled[1]}+{left}+{top}"  # another crop is another picture
+        return DecoderSample(key, image, (height, width), (top, left))
+
+    def collate(self, samples: Sequence[DecoderSample], keys: list[str]) -> Batch:
+        return Batch({}, {"diffusion": len(samples)}, {"images": len(samples)}, keys, extra={"samples": list(samples)})
+
+    def frozen(self, samples: Sequence[DecoderSample], *, remember: bool = False) -> tuple[Tensor, Tensor]:
+        """Embeddings float[B, N, D] and the latents' moments float[B, 8, h, w] of the samples' pictures."""
+        keys = [sample.key for sample in samples]
+        seen = [lambda s=s: self._pixels(s.image) for s in samples]
+        drawn = [lambda s=s: to_pixels(s.image) for s in samples]
+        return (
+            self.embeddings(keys, seen, self.device, remember=remember),
+            self.moments(keys, drawn, self.device, remember=remember),
+        )
+
+    def warm(self, samples: Sequence[DecoderSample]) -> None:
+        # Random enlargements make another picture of a record each time: nothing to remember then.
+        if self.config.diffusion.crop_scale == (1.0, 1.0):
+            self.frozen(samples, remember=True)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        unet, samples = self.whole.unet, batch.extra["samples"]
+        embeddings, moments = self.frozen(samples)
+
+        def predict(noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+            conditions = added_conditions(
+                embeddings.to(unet.dtype),
+                original_size=[sample.original_size for sample in samples],
+                crop=[sample.crop for sample in samples],
+                target_size=(self.size, self.size),
+            )
+            return unet(
+                with_coordinates(noisy, unet.config.in_channels).to(unet.dtype),
+                t,
+                encoder_hidden_states=embeddings.to(unet.dtype),
+                added_cond_kwargs=conditions,
+            ).sample
+
+        scale, chance = self.whole.vae.config.scaling_factor, RowChance(batch.seeds, self.device)
+        return {"diffusion": self.denoising_loss(moments, scale, embeddings, chance, predict)}
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Any]:

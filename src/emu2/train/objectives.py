@@ -10,30 +10,16 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emu2.data.collate import collate
 from emu2.data.loader import Samples
 from emu2.data.records import Record
-from emu2.data.sequences import (
-    IGNORE,
-    SequenceBuilder,
-    first_image,
-    image_first,
-    is_pair,
-    joined_text,
-    text_first,
-)
-from emu2.data.sequences import (
-    Sequence as TokenSequence,
-)
+from emu2.data.sequences import first_image, joined_text
 from emu2.train.config import RunConfig
-from emu2.train.features import FeatureCache
 from emu2.train.whole import Whole
 
 
@@ -161,127 +147,19 @@ class ContrastiveObjective(Objective):
         return {"contrastive": tower.loss(text, vision)}
 
 
-class SequenceObjective(Objective):
-    """What stage 1 and stage 2 share: documents as token sequences with pictures in their slots."""
-
-    trains: tuple[str, ...] = ("vision", "bridge", "language")
-
-    def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
-        super().__init__(whole, config, device)
-        self.builder = SequenceBuilder(whole.processor, config.data.max_length)
-        self.frozen_vision = "vision" not in config.parts
-        model = whole.model.config
-        queries = {"image": model.num_query, "video": model.num_video_query}
-        self.features = {
-            name: FeatureCache(partial(whole.model.encode_image, num_query=n), keep=self.pooled and self.frozen_vision)
-            for name, n in queries.items()
-        }
-
-    def collate(self, samples: Sequence[TokenSequence], keys: list[str]) -> Batch:
-        tensors = collate(samples, self.whole.processor.tokenizer.pad_token_id)
-        targets = tensors["labels"][:, 1:]
-        slots = torch.isin(targets, torch.tensor(sorted(self.builder.slot_ids)))
-        counts = {"text": int(((targets != IGNORE) & ~slots).sum()), "visual": int(slots.sum())}
-        amounts = {
-            "tokens": int(tensors["attention_mask"].sum()),
-            "images": sum(len(s.images) + len(s.frames) for s in samples),
-        }
-        return Batch(tensors, counts, amounts, keys, extra={"samples": list(samples)})
-
-    def pictures(self, samples: Sequence[TokenSequence]) -> dict[str, Tensor]:
-        """The model's picture arguments: pixels where the tower learns, features where it is frozen."""
-        result = {}
-        for name, images, keys in (
-            ("image", [i for s in samples for i in s.images], [k for s in samples for k in s.image_keys]),
-            ("video", [f for s in samples for f in s.frames], [k for s in samples for k in s.frame_keys]),
-        ):
-            if not images:
-                continue
-            if self.frozen_vision:
-                makers = [lambda image=image: self._pixels(image) for image in images]
-                result[f"{name}_features"] = self.features[name](keys, makers, self.device)
-            else:
-                argument = "pixel_values" if name == "image" else "video_pixel_values"
-                result[argument] = torch.stack([self._pixels(image) for image in images]).to(self.device)
-        return result
-
-    def warm(self, samples: Sequence[TokenSequence]) -> None:
-        if self.frozen_vision:
-            self.pictures(samples)
-
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        out = self.whole.model(**batch.tensors, **self.pictures(batch.extra["samples"]))
-        return {"text": out.text_loss, "visual": out.visual_loss}
-
-    @torch.no_grad()
-    def preview(self, batch: Batch) -> dict[str, Any]:
-        """What the model says after the first pictures of the batch."""
-        processor, model = self.whole.processor, self.whole.model
-        samples = [s for s in batch.extra["samples"] if s.images][:4]
-        texts = {}
-        for number, sample in enumerate(samples):
-            inputs = processor([[sample.images[0]]], return_tensors="pt").to(self.device)
-            ids = model.generate(**inputs, max_new_tokens=40, do_sample=False)
-            said = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-            texts[f"caption/{number}/picture"] = sample.images[0]
-            texts[f"caption/{number}/text"] = said
-        return texts
-
-
-class CaptionObjective(SequenceObjective):
-    """Stage 1: cross entropy on the text after its picture; everything may train (paper, section 2.2.1)."""
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {"text": self.config.text_loss_weight}
-
-    def sample(self, record: Record, chance: random.Random) -> TokenSequence:
-        return self.builder.build(image_first(record) if is_pair(record) else record, "text")
-
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {"text": super().terms(batch)["text"]}
-
-
-#: Segments of an episode's first demonstration: a picture and its answer.
-_FIRST_DEMONSTRATION = 2
-
-
-class UnifiedObjective(SequenceObjective):
-    """Stage 2: next element of any document, token or embedding; the vision tower is frozen (section 2.2.2).
-
-    The regression targets would move under a training tower, so training it here is refused.
-    """
-
-    trains = ("bridge", "language")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {"text": self.config.text_loss_weight, "visual": self.config.visual_loss_weight}
-
-    def sample(self, record: Record, chance: random.Random) -> TokenSequence:
-        # A picture with its caption goes either way; what asks for a picture in words (text to image) stays as it is.
-        if (
-            is_pair(record)
-            and not isinstance(record.segments[0], str)
-            and chance.random() >= self.config.data.image_first
-        ):
-            record = text_first(record)
-        # Pretraining learns whole documents, not answers alone, with two exceptions (the paper names none). A picture
-        # with its caption after it is no target: no word tells what to draw. And nothing before an episode's second
-        # picture says that it is one: learning that part too would teach to answer any picture as if it were.
-        if record.answer_from is not None:
-            record = replace(record, answer_from=min(record.answer_from, _FIRST_DEMONSTRATION))
-        return self.builder.build(record, "all")
-
-
 def objective_class(name: str) -> Callable[[Whole, RunConfig, torch.device], Objective]:
     """The class of an objective by its name in a config."""
-    from emu2.train.diffusion import AutoencoderObjective, DecoderObjective
+    from emu2.train import diffusion, documents, generation, video_diffusion
 
-    return {
+    classes: dict[str, Callable[[Whole, RunConfig, torch.device], Objective]] = {
         "contrastive": ContrastiveObjective,
-        "caption": CaptionObjective,
-        "unified": UnifiedObjective,
-        "autoencoder": AutoencoderObjective,
-        "decoder": DecoderObjective,
-    }[name]
+        "language": documents.LanguageObjective,
+        "caption": documents.CaptionObjective,
+        "unified": documents.UnifiedObjective,
+        "autoencoder": diffusion.AutoencoderObjective,
+        "decoder": diffusion.DecoderObjective,
+        "video_decoder": video_diffusion.VideoDecoderObjective,
+        "chat": documents.ChatObjective,
+        "gen": generation.GenObjective,
+    }
+    return classes[name]
