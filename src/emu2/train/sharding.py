@@ -80,9 +80,9 @@ def _further_units(whole: Whole) -> list[Any]:
     # Tied matrices are one parameter, which one unit must own.
     ends: list[Any] = [[embed, head]] if embed.weight is head.weight else [embed, head]
     units = [inner.visual, inner.project_up, inner.project_down, *ends]
-    for vae in (whole.vae, whole.video_vae):
-        if vae is not None:
-            units += [vae.encoder, vae.decoder]
+    for part in (whole.vae, whole.video_vae, whole.text_tower):
+        # Entered twice in a step, so nothing may be left to the root: each child is entered once.
+        units += [] if part is None else [child for child in part.children() if any(True for _ in child.parameters())]
     return units
 
 
