@@ -21,6 +21,8 @@ _PREFIXES = {
     "text_tower": ("text_tower.",),
     "vae": ("vae.",),
     "unet": ("unet.",),
+    "video_temporal": ("video_unet.transformer_in.",),
+    "video_unet": ("video_unet.",),
 }
 
 
@@ -39,7 +41,7 @@ def test_only_the_named_parts_move(objective, tmp_path):
         assert any(name.startswith(_PREFIXES[part]) for name in moved), part
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "caption", "unified", "autoencoder"])
+@pytest.mark.parametrize("objective", ["contrastive", "caption", "unified", "autoencoder", "chat", "gen"])
 def test_losses_fall_on_a_few_records(objective, tmp_path):
     config = run_config(objective, steps=40)
     config = replace(config, optim=replace(config.optim, lr=5e-3))

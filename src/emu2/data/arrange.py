@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from PIL import Image
@@ -22,7 +23,7 @@ def alternates(record: Record) -> bool:
     """Whether a record is texts and pictures (or clips) by turns, as many of the one as of the other."""
     shown = [_shows(segment) for segment in record.segments]
     told = [isinstance(segment, str) for segment in record.segments]
-    by_turns = all(a != b for a, b in zip(told, told[1:], strict=False))
+    by_turns = all(a != b for a, b in pairwise(told))
     return len(shown) % 2 == 0 and by_turns and all(s != t for s, t in zip(shown, told, strict=True))
 
 
