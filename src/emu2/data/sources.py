@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from emu2.data.records import Record
 
 
-class BadSample(ValueError):
+class BadSampleError(ValueError):
     """One damaged or unfit sample, set aside and counted by its cause.
 
     cause: a few words, the same for every sample with this trouble. detail: which sample, and what exactly.

@@ -36,7 +36,7 @@ class Reader:
     def __getitem__(self, index: int) -> Record:
         """Raises:
         IndexError: there is no such record.
-        BadSample, OSError: this one is damaged.
+        BadSampleError, OSError: this one is damaged.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"The source has records 0 to {len(self) - 1}; asked for {index}.")

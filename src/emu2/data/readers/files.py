@@ -171,11 +171,14 @@ def base_name(path: str) -> str:
 def fingerprint(label: str, paths: Sequence[str], counts: Sequence[int] = ()) -> str:
     """Of a list of files: their names below their common folder, sizes, and numbers of records; not where they lie or
     when they were written, so a copy of the data has the same."""
-    folder = os.path.commonprefix([path.rpartition("/")[0] + "/" for path in paths]).rpartition("/")[0]
+    folders = [path.split("/")[:-1] for path in paths]
+    differing = (depth for depth, names in enumerate(zip(*folders, strict=False)) if len(set(names)) > 1)
+    shared = next(differing, min(map(len, folders)))
     digest = hashlib.sha256(label.encode())
     for index, path in enumerate(paths):
         count = counts[index] if index < len(counts) else ""
-        digest.update(f"\n{path[len(folder) :].lstrip('/')}\t{size_of(path)}\t{count}".encode())
+        name = "/".join(path.split("/")[shared:])
+        digest.update(f"\n{name}\t{size_of(path)}\t{count}".encode())
     return digest.hexdigest()[:32]
 
 

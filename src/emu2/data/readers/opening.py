@@ -23,28 +23,52 @@ class Format:
     summary: str
 
 
-#: Name of a format -> what reads it.
+_PAIRS = ("pair", "text_to_image", "chat")
+_DOCUMENTS = ("document", "storyboard")
+
+#: Name of a format -> what reads it. "several" is a list of others: {"format": "several", "sources": [...]}.
 FORMATS: dict[str, Format] = {
-    "webdataset": Format(
-        "pairs.PairTars", ("pair", "text_to_image", "chat"), "captioned pictures in tars, as img2dataset writes them"
-    ),
+    "webdataset": Format("pairs.PairTars", _PAIRS, "captioned pictures in tars, as img2dataset writes them"),
     "video2dataset": Format(
         "pairs.ClipTars", ("video_pair", "chat"), "captioned clips in tars, as video2dataset writes them"
     ),
+    "folder": Format("folders.Folder", (*_PAIRS, "video_pair"), "pictures or clips in a folder, captions beside them"),
+    "mmc4": Format("documents.Mmc4", _DOCUMENTS, "interleaved documents in JSON lines, pictures in tars or folders"),
+    "obelics": Format("documents.Obelics", _DOCUMENTS, "interleaved documents in parquet"),
+    "grit": Format(
+        "grounded.Grit",
+        ("grounded_pair", "pair", "text_to_image", "grounded_generation", "composition"),
+        "captions whose phrases have boxes, in tars or parquet (Kosmos-2)",
+    ),
+    "llava": Format("conversations.Llava", ("chat",), "conversations in JSON or JSON lines"),
+    "coco_captions": Format("annotations.CocoCaptions", _PAIRS, "COCO's caption files"),
+    "vqav2": Format("annotations.Vqav2", ("chat",), "VQAv2's and OK-VQA's questions and answers"),
+    "gqa": Format("annotations.Gqa", ("chat",), "GQA's questions"),
+    "textvqa": Format("annotations.TextVqa", ("chat",), "TextVQA's questions"),
+    "refcoco": Format("referring.RefCoco", ("chat", "grounded_pair"), "RefCOCO's, RefCOCO+'s and RefCOCOg's phrases"),
+    "instructpix2pix": Format("edits.Edits", ("edit",), "a picture, an instruction and the edited picture"),
+    "text": Format("texts.Texts", ("text",), "plain text in files, lines, JSON lines or parquet"),
 }
+
+#: The format that joins others.
+SEVERAL = "several"
 
 
 def open_source(spec: Mapping[str, Any], kind: str) -> Source:
     """The source that `spec` describes (see `SourceConfig`), giving records of `kind`.
 
+    `{"format": "several", "sources": [spec, spec, ...]}` joins sources of one kind.
+
     Raises:
         ValueError: unknown format or setting, a kind that the format does not hold, no data found, or files that are
             of another format than named (says which they look like).
     """
+    if spec.get("format") == SEVERAL:
+        return _open_several(spec, kind)
     config = SourceConfig.from_dict(spec)
     form = FORMATS.get(config.format)
     if form is None:
-        raise ValueError(f"There is no format {config.format!r}; there are {', '.join(FORMATS)}.")
+        raise ValueError(f"There is no format {config.format!r}; there are {', '.join((*FORMATS, SEVERAL))}.")
     if kind not in form.kinds:
         fitting = [name for name, other in FORMATS.items() if kind in other.kinds]
         raise ValueError(
@@ -53,3 +77,16 @@ def open_source(spec: Mapping[str, Any], kind: str) -> Source:
         )
     module, _, name = form.reader.partition(".")
     return getattr(import_module(f"emu2.data.readers.{module}"), name)(config, kind)
+
+
+def _open_several(spec: Mapping[str, Any], kind: str) -> Source:
+    from emu2.data.readers.joined import JoinedSource
+
+    unknown = sorted(set(spec) - {"format", "sources"})
+    parts = spec.get("sources")
+    if unknown or not isinstance(parts, (list, tuple)):
+        raise ValueError(
+            f"The format {SEVERAL!r} takes sources, a list of sources, and nothing else; "
+            f"got {', '.join(map(str, spec))}."
+        )
+    return JoinedSource([open_source(part, kind) for part in parts])

@@ -10,14 +10,14 @@ from emu2.data.readers.samples import IMAGE_SUFFIXES, clip, decoded_json, decode
 from emu2.data.readers.tars import TarSample, TarShards
 from emu2.data.readers.wording import caption_turns
 from emu2.data.records import Record
-from emu2.data.sources import BadSample
+from emu2.data.sources import BadSampleError
 from emu2.processing.video import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from emu2.data.records import Segment
 
-_IMAGE_FIELDS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
-_VIDEO_FIELDS = tuple(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
+IMAGE_FIELDS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
+VIDEO_FIELDS = tuple(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
 
 
 def captioned(kind: str, shown: Segment, caption: str, key: str, config: SourceConfig, truth: dict[str, Any]) -> Record:
@@ -32,7 +32,7 @@ def captioned(kind: str, shown: Segment, caption: str, key: str, config: SourceC
 class PairTars(Reader):
     """Samples of a picture (`jpg`, `png`, `webp`, ...) and a caption (`txt`, or `caption` in `json`)."""
 
-    fields, other_fields, other_format, shown = _IMAGE_FIELDS, _VIDEO_FIELDS, "video2dataset", "picture"
+    fields, other_fields, other_format, shown = IMAGE_FIELDS, VIDEO_FIELDS, "video2dataset", "picture"
 
     def __init__(self, config: SourceConfig, kind: str):
         super().__init__(config, kind)
@@ -49,7 +49,7 @@ class PairTars(Reader):
         caption = self._caption(sample, metadata)
         name = next((name for name in self.fields if name in sample.fields), None)
         if name is None:
-            raise BadSample(f"missing {self.shown}", f"{sample.key} has {', '.join(sample.fields) or 'nothing'}")
+            raise BadSampleError(f"missing {self.shown}", f"{sample.key} has {', '.join(sample.fields) or 'nothing'}")
         shown = self._load(sample.fields[name], f"{sample.key}.{name}")
         truth = {"url": metadata["url"]} if isinstance(metadata, dict) and metadata.get("url") else {}
         return captioned(self.kind, shown, caption, sample.key, self.config, truth)
@@ -69,7 +69,7 @@ class PairTars(Reader):
         """Tell shards of the other kind from shards with a few bad samples."""
         try:
             found = self._shards[0].fields
-        except BadSample:
+        except BadSampleError:
             return
         if not any(name in found for name in self.fields) and any(name in found for name in self.other_fields):
             raise ValueError(
@@ -81,7 +81,7 @@ class PairTars(Reader):
 class ClipTars(PairTars):
     """Samples of a clip (`mp4`, `webm`, ...) and a caption (`txt`, or `caption` in `json`)."""
 
-    fields, other_fields, other_format, shown = _VIDEO_FIELDS, _IMAGE_FIELDS, "webdataset", "clip"
+    fields, other_fields, other_format, shown = VIDEO_FIELDS, IMAGE_FIELDS, "webdataset", "clip"
 
     def _load(self, data: bytes, where: str) -> Any:
         return clip(data, self.config, where)

@@ -10,17 +10,18 @@ import bisect
 import io
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import IO
 
 import numpy as np
 
 from emu2.data.readers.files import base_name, find, fingerprint, open_file, read_range, size_of
 from emu2.data.readers.index_cache import cached_index
-from emu2.data.sources import BadSample
+from emu2.data.sources import BadSampleError
 
 #: WebDataset's rule: a sample's key is the path up to the first dot of the file name, the rest is the field.
 _NAME = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]*)$")
@@ -68,13 +69,13 @@ class TarShards:
         return fingerprint(label, self.paths, [len(index) for index in self._indices])
 
     def __getitem__(self, index: int) -> TarSample:
-        """Raises: BadSample: the tar is damaged here."""
+        """Raises: BadSampleError: the tar is damaged here."""
         shard = bisect.bisect_right(self._ends, index)
         path = self.paths[shard]
         place = index - (self._ends[shard - 1] if shard else 0)
         start, end = map(int, self._indices[shard][place])
         if end < 0:
-            raise BadSample("corrupt tar member", f"{path} is damaged at byte {start}")
+            raise BadSampleError("corrupt tar member", f"{path} is damaged at byte {start}")
         data = read_range(path, start, end - start)
         fields: dict[str, bytes] = {}
         key = ""
@@ -86,10 +87,10 @@ class TarShards:
                         continue
                     key = match[1]
                     if member.offset_data + member.size > len(data):
-                        raise BadSample("truncated tar member", f"{member.name} in {path}")
+                        raise BadSampleError("truncated tar member", f"{member.name} in {path}")
                     fields[match[2].lower()] = data[member.offset_data : member.offset_data + member.size]
         except tarfile.TarError as error:
-            raise BadSample("corrupt tar member", f"{path} at byte {start}: {error}") from error
+            raise BadSampleError("corrupt tar member", f"{path} at byte {start}: {error}") from error
         return TarSample(f"{base_name(path).removesuffix('.tar')}/{key}", fields, path)
 
 
@@ -118,12 +119,14 @@ def index_samples(path: str) -> np.ndarray:
                 samples.append((member.offset, end))
             previous = match[1]
         total = size_of(path)
+        if not covered:
+            raise ValueError(f"{path} is not a tar: it has no file headers.")
         if total > covered and _is_damage(file, covered, total):
             samples.append((covered, -1))
     return np.asarray(samples, dtype=np.int64).reshape(-1, 2)
 
 
-def members(path: str, file):  # noqa: ANN001, ANN201 - any seekable file of bytes; yields TarInfo
+def members(path: str, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """Every member of a tar that can still be found, beyond damaged places too."""
     head = file.read(2)
     file.seek(0)
@@ -134,7 +137,7 @@ def members(path: str, file):  # noqa: ANN001, ANN201 - any seekable file of byt
         # With ignore_zeros tarfile looks for the next good header instead of ending quietly at a broken one.
         with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it keeps all of them, and nobody asks
+                tar.members.clear()  # type: ignore[attr-defined]  # it keeps all of them, and nobody asks
                 yield member
     except tarfile.ReadError as error:
         if file.tell() <= _TAR_BLOCK:
@@ -142,7 +145,7 @@ def members(path: str, file):  # noqa: ANN001, ANN201 - any seekable file of byt
         # The last member reaches beyond the end: reading it will say so.
 
 
-def _is_damage(file, start: int, end: int) -> bool:  # noqa: ANN001
+def _is_damage(file: IO[bytes], start: int, end: int) -> bool:
     """Whether the bytes between two members are anything but zeros. The place in the file is kept."""
     place = file.tell()
     file.seek(start)

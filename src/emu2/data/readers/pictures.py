@@ -1,0 +1,170 @@
+"""Pictures and clips that annotation files name: in folders, or in tars where they are found by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emu2.data.readers.config import SourceConfig
+from emu2.data.readers.files import (
+    base_name,
+    file_system,
+    find,
+    fingerprint,
+    is_folder,
+    is_url,
+    local,
+    open_file,
+    read_bytes,
+    read_range,
+)
+from emu2.data.readers.index_cache import cached_index
+from emu2.data.readers.samples import clip, picture
+from emu2.data.readers.tars import members
+from emu2.data.sources import BadSampleError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from emu2.processing.video import Video
+
+_THREADS = 8
+#: Fields of a sample's metadata by which its picture may be asked for (img2dataset keeps them of its input).
+_NAMING_FIELDS = ("url", "image_name", "raw_url")
+
+
+class Pictures:
+    """Files by name.
+
+    Args:
+        config: `images` are folders or tars; with none, names are relative to `beside`.
+        beside: folder of the annotation file.
+
+    Raises:
+        ValueError: a folder or tar that is not there.
+    """
+
+    def __init__(self, config: SourceConfig, beside: str):
+        self._config = config
+        self._folders: list[str] = []
+        tars: list[str] = []
+        for path in config.images or (beside or ".",):
+            if is_folder(path) and not (config.images and _only_tars(path)):
+                self._folders.append(path.rstrip("/"))
+            else:
+                tars += find([path], (".tar",), "folder of pictures and no tars")
+        self._tars = tars
+        with ThreadPoolExecutor(_THREADS) as pool:
+            build = partial(cached_index, label="tar-names", build=index_names, cache=config.cache)
+            tables = list(pool.map(build, tars))
+        shard = np.repeat(np.arange(len(tables), dtype=np.int64), [len(table) for table in tables])
+        table = np.concatenate([*tables, np.empty((0, 3), np.int64)])
+        order = np.argsort(table[:, 0], kind="stable")
+        self._names, self._places = table[order, 0], np.column_stack((shard, table[:, 1:]))[order]
+
+    def listing(self) -> str:
+        """Of the tars; folders are not walked through."""
+        return fingerprint("pictures", self._tars) if self._tars else ""
+
+    def image(self, names: Sequence[str], where: str) -> Image.Image:
+        """The picture by the first of `names` that is there.
+
+        Raises:
+            BadSampleError: it is missing or broken.
+        """
+        return picture(self.read(names, where), self._config, f"{where}, {names[0]}")
+
+    def clip(self, names: Sequence[str], where: str) -> Video:
+        """Likewise a clip."""
+        return clip(self.read(names, where, what="clip"), self._config, f"{where}, {names[0]}")
+
+    def read(self, names: Sequence[str], where: str, what: str = "picture") -> bytes:
+        """Bytes of the first of `names` that is there."""
+        found = self._find(names)
+        if found is None:
+            places = ", ".join([*self._folders, *self._tars[:2]]) + (", ..." if len(self._tars) > 2 else "")
+            raise BadSampleError(f"missing {what}", f"{where}: no {' or '.join(names[:2])} in {places}")
+        path, start, size = found
+        data = read_bytes(path) if size < 0 else read_range(path, start, size)
+        if len(data) < size:
+            raise BadSampleError("truncated tar member", f"{where}: {names[0]} in {path}")
+        return data
+
+    def has(self, names: Sequence[str]) -> bool:
+        return self._find(names) is not None
+
+    def _find(self, names: Sequence[str]) -> tuple[str, int, int] | None:
+        """(path, start, size); a size of -1 is the whole file."""
+        for name in names:
+            for folder in self._folders:
+                for path in dict.fromkeys((_joined(folder, name), _joined(folder, base_name(name)))):
+                    if _exists(path):
+                        return path, 0, -1
+            for alias in dict.fromkeys((name, base_name(name))) if self._tars else ():
+                number = _number(alias)
+                place = int(np.searchsorted(self._names, number))
+                if place < len(self._names) and self._names[place] == number:
+                    shard, start, size = map(int, self._places[place])
+                    return self._tars[shard], start, size
+        return None
+
+
+def index_names(path: str) -> np.ndarray:
+    """int64[N, 3]: number of a name, first byte and size of the file it means; a file has several names: its path in
+    the tar, its base name, and those in its sample's metadata."""
+    rows: list[tuple[int, int, int]] = []
+    with open_file(path) as file:
+        latest: dict[str, tuple[int, int]] = {}
+        for member in members(path, file):
+            if not member.isreg():
+                continue
+            place = (member.offset_data, member.size)
+            stem, suffix = os.path.splitext(member.name)
+            if suffix.lower() != ".json":
+                latest = {stem: place}
+                rows += [(_number(name), *place) for name in dict.fromkeys((member.name, base_name(member.name)))]
+            elif stem in latest:
+                rows += [(_number(name), *latest[stem]) for name in _other_names(path, *place)]
+    return np.asarray(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _other_names(path: str, start: int, size: int) -> Iterator[str]:
+    try:
+        metadata = json.loads(read_range(path, start, size))
+    except ValueError:
+        return
+    if isinstance(metadata, dict):
+        yield from (metadata[field] for field in _NAMING_FIELDS if isinstance(metadata.get(field), str))
+
+
+def _number(name: str) -> int:
+    """A 64-bit number for a name: two of ten million names share one with a chance below one in 100,000."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _joined(folder: str, name: str) -> str:
+    if "://" in name or os.path.isabs(name):
+        return name
+    return f"{folder}/{name}"
+
+
+def _exists(path: str) -> bool:
+    if is_url(path):
+        fs, inner = file_system(path)
+        return bool(fs.isfile(inner))
+    return os.path.isfile(local(path))
+
+
+def _only_tars(path: str) -> bool:
+    """Whether a folder holds tars at its top."""
+    if is_url(path):
+        fs, inner = file_system(path)
+        return any(str(name).endswith(".tar") for name in fs.ls(inner, detail=False))
+    return any(name.endswith(".tar") for name in os.listdir(local(path)))
