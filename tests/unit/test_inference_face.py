@@ -174,6 +174,18 @@ def test_a_picture_alone_is_autoencoded_and_edit_is_a_drawing(artist):
         artist.edit(picture(), " ")
 
 
+def test_interleave_draws_where_the_model_starts_a_picture_and_goes_on_in_text(artist, m):
+    options = {"max_new_tokens": 6, "max_images": 1, "temperature": 1.0, "steps": 1, "seed": 1}
+    told = artist.interleave("a dog", draw_first=True, **options)
+    assert told[0].tobytes() == artist.draw("a dog", steps=1, seed=1).tobytes()
+    assert all(isinstance(part, str) for part in told[1:])
+    assert told[1:] == artist.interleave("a dog", draw_first=True, **options)[1:]
+    with pytest.raises(ValueError, match="no image decoder"):
+        m.interleave("a dog")
+    with pytest.raises(ValueError, match="temperature must not be negative"):
+        artist.interleave("a dog", temperature=-1.0)
+
+
 def test_embed_encodes_pictures_and_rolls_prompts_out(m):
     config = m.model.config
     shape = (config.num_query, config.vision_config.hidden_size)

@@ -285,7 +285,7 @@ def _compare(info: FolderInfo, folder: Path, listed: Mapping[str, TensorInfo]) -
 
 def _look_for_tokenizer(info: FolderInfo, folder: Path, *, needs_processor: bool = True) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        info.missing.append("tokenizer.json")
+        info.missing.append(" or ".join(_TOKENIZER_FILES))
     ours = info.kind in ("emu2", "emu2-pipeline", "emu2-video-pipeline")
     if needs_processor and ours and not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         info.missing.append("processor_config.json")

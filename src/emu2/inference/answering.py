@@ -34,7 +34,7 @@ class AnswerPlan:
 
     def run(self, seed: int | None, streamer: BaseStreamer | None = None) -> list[int]:
         """The ids of the answer."""
-        with _seeded(seed):
+        with seeded(seed):
             return self.generate(streamer)
 
     def stream(self, decode: Callable[[list[int]], str], seed: int | None) -> Iterator[str]:
@@ -82,11 +82,7 @@ def plan_answer(
 def _plan_transformers(
     model: Any, features: dict[str, Any], default_tokens: int, options: dict[str, Any]
 ) -> AnswerPlan:
-    temperature = options.pop("temperature", 0.0)
-    if temperature < 0:
-        raise ValueError(f"temperature must not be negative; got {temperature}.")
-    if temperature > 0:
-        options |= {"do_sample": True, "temperature": temperature}
+    options |= sampling_options(options.pop("temperature", 0.0))
     options = {"max_new_tokens": default_tokens, "num_beams": 1, "pad_token_id": model.config.pad_token_id} | options
     # Text ends where the model would start a picture.
     options.setdefault("eos_token_id", [*end_ids(model.config), model.config.image_start_token_id])
@@ -96,6 +92,13 @@ def _plan_transformers(
         return model.generate(**features, streamer=streamer, **options)[0, prompt_length:].tolist()
 
     return AnswerPlan(options["max_new_tokens"], options["num_beams"], generate, streams_prompt=True)
+
+
+def sampling_options(temperature: float | None) -> dict[str, Any]:
+    """What `generate` takes for a temperature: none or 0 is no sampling."""
+    if temperature is not None and temperature < 0:
+        raise ValueError(f"temperature must not be negative; got {temperature}.")
+    return {"do_sample": True, "temperature": temperature} if temperature else {}
 
 
 def _plan_published(model: Any, features: dict[str, Any], options: dict[str, Any]) -> AnswerPlan:
@@ -120,7 +123,7 @@ def end_ids(config: Any) -> list[int]:
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """A seeded global generator (transformers samples from it) that is afterwards as it was."""
     if seed is None:
         yield

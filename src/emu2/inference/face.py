@@ -1,4 +1,4 @@
-"""The friendly face: one object that completes, chats, draws, edits, films and embeds.
+"""The friendly face: one object that completes, chats, draws, edits, films, tells stories in both and embeds.
 
     m = emu2.load("path/to/folder")
     m.complete([dog, "a dog.", cat, "a"])
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from emu2.inference.answering import end_ids, plan_answer
+from emu2.inference.answering import end_ids, plan_answer, sampling_options, seeded
 from emu2.inference.names import explain_no_image_decoder, explain_no_video_decoder
 from emu2.inference.prompt_parts import Prompt, as_parts, check_not_empty, is_conversation
 
@@ -237,6 +237,57 @@ class Emu2:
             generator=_generator(seed),
             **options,
         ).frames[0]
+
+    def interleave(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = COMPLETION_TOKENS,
+        max_images: int = 4,
+        draw_first: bool = False,
+        temperature: float | None = None,
+        steps: int = 50,
+        guidance: float = 3.0,
+        seed: int | None = None,
+    ) -> list[str | Image.Image]:
+        """Go on with a prompt in text and pictures; the model itself chooses when to draw.
+
+        Args:
+            max_new_tokens: tokens of text to write at most, pictures not counted.
+            max_images: pictures to draw at most.
+            draw_first: begin with a picture.
+            temperature, seed: as in `complete`. steps, guidance: of every drawing, as in `draw`.
+
+        Returns:
+            texts and pictures in order; empty where the model has nothing to add.
+
+        Raises:
+            ValueError: there is no image decoder here, the prompt is empty, or a number is out of range.
+        """
+        from emu2.model.visual_generation import TextSegment
+
+        pipeline = self._image_decoder()
+        pipeline.set_progress_bar_config(disable=True)
+        options = {"pad_token_id": self.model.config.pad_token_id, **sampling_options(temperature)}
+        with seeded(seed):
+            segments = self.model.generate_interleaved(
+                **self._features(prompt, draw=draw_first),
+                max_new_tokens=max_new_tokens,
+                max_images=max_images,
+                **options,
+            )[0]
+        told: list[str | Image.Image] = []
+        for segment in segments:
+            if isinstance(segment, TextSegment):
+                told.append(self._decode(segment.token_ids))
+            else:
+                told += pipeline(
+                    prompt_embeds=segment.embeddings[None],
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    generator=_generator(seed),
+                ).images
+        return told
 
     @torch.no_grad()
     def embed(self, image_or_prompt: Any) -> torch.Tensor:
