@@ -2,10 +2,10 @@
 
 An adapter's folder is PEFT's own form, so `peft.PeftModel.from_pretrained(model, folder)` reads it too:
 
-    adapter_config.json, adapter_model.safetensors
+    adapter_config.json, adapter_model.safetensors, and of a training run also processor/
 
-In memory adapters sit in the model's layers; the model stays an `Emu2ForConditionalGeneration`, and everything that takes
-one (pipelines, generation, training) works as before.
+In memory adapters sit in the model's layers; the model stays an `Emu2ForConditionalGeneration`, and everything that
+takes one (pipelines, generation, training) works as before.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+#: Beside the two files, where the processor was changed with the model.
+PROCESSOR_FOLDER = "processor"
 #: PEFT writes names as they are below its own wrapper.
 _PREFIX = "base_model.model."
 _ADAPTER = "default"
@@ -94,11 +96,20 @@ def is_adapter_parameter(name: str) -> bool:
     return any(part.startswith("lora_") for part in name.split("."))
 
 
-def save_adapter(model: Emu2ForConditionalGeneration, folder: str | Path, *, base: str | None = None) -> None:
+def save_adapter(
+    model: Emu2ForConditionalGeneration,
+    folder: str | Path,
+    *,
+    base: str | None = None,
+    processor: Any = None,
+    write: bool = True,
+) -> None:
     """Write the adapter alone.
 
     Args:
         base: what the adapter was trained on, for whoever reads the folder.
+        processor: written too, into `processor/`: tuning may have changed what a picture takes, or added tokens.
+        write: False only takes part in putting sharded adapters together, on the ranks that write nothing.
 
     Raises:
         ValueError: the model has no adapter.
@@ -106,14 +117,18 @@ def save_adapter(model: Emu2ForConditionalGeneration, folder: str | Path, *, bas
     from peft import get_peft_model_state_dict
 
     _require_adapter(model)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # A sharded parameter is put together here; adapters are small.
     tensors = {
         f"{_PREFIX}{name}": _full(tensor).detach().cpu().contiguous()
         for name, tensor in get_peft_model_state_dict(model, adapter_name=_ADAPTER).items()
     }
+    if not write:
+        return
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    if processor is not None:
+        processor.save_pretrained(folder / PROCESSOR_FOLDER)
     config = model.peft_config[_ADAPTER]
     config.base_model_name_or_path = base
     training, config.inference_mode = config.inference_mode, True

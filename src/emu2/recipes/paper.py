@@ -236,8 +236,8 @@ def chat() -> RunConfig:
     # The mixture is not given: the large question sets weigh by the square root of their size or so, conversations get
     # a third. Not in the table for want of one public form: TextCaps and OK-VQA (the forms of COCO and VQAv2), M3IT.
     tables: dict[str, tuple[float, dict[str, object]]] = {
-        "chat/coco": (0.08, {"format": "coco", "path": "data/coco/captions_train2014.json", "images": "data/coco"}),
-        "chat/textcaps": (0.04, {"format": "coco", "path": "data/textcaps/train.json", "images": "data/textvqa"}),
+        "chat/coco": (0.08, {"format": "coco_captions", "path": "data/coco/captions_train2014.json", "images": "data/coco"}),
+        "chat/textcaps": (0.04, {"format": "coco_captions", "path": "data/textcaps/train.json", "images": "data/textvqa"}),
         "chat/vqav2": (
             0.14,
             {

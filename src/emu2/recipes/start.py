@@ -1,4 +1,4 @@
-"""What every recipe starts from: records of the emoji world, and a model from nothing or from a folder."""
+"""What every recipe starts from: records, and a model from nothing or from a folder."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from emu2.data.settings import DataConfig
 from emu2.data.sources import EndlessSource, PooledSource, Source
-from emu2.decoder.conditioning import coordinate_channels
+from emu2.recipes.fresh import add_text_tower, add_video_decoder, fresh_whole
 from emu2.train.config import RunConfig
 
 if TYPE_CHECKING:
     from emu2.train.loop import RunSummary
     from emu2.train.whole import Whole
 
-#: Records whose texts the small tokeniser learns its merges from, and the merges' limit. The world has few words.
-_TOKENISER_RECORDS, _TOKENISER_SIZE = 400, 640
-#: Different waves among a fresh tower's positions: sine and cosine of row and column in four octaves.
-_POSITION_WAVES = 16
+__all__ = ["fresh_whole", "open_sources", "quiet_libraries", "start_whole", "train", "world_sources", "world_tokenizer"]
+
+#: Size -> records whose texts its tokeniser learns merges from, of the kind "text" and of every other kind, and the size
+#: of its text vocabulary. The small world has few words; the whole one has the names of three thousand things.
+_TOKENISERS = {"debug": (400, 400, 640), "nano": (4000, 250, 1536)}
+#: Kinds whose words the small tokeniser learns; the whole world's knows all of them.
+_SMALL_WORLD = ("pair", "text", "counting", "naming", "document")
 
 
 def quiet_libraries() -> None:
@@ -34,133 +35,112 @@ def quiet_libraries() -> None:
         library.logging.disable_progress_bar()
 
 
+def kind_of(name: str) -> str:
+    """The kind of record that a name in `data.kinds` stands for: "chat" of "chat", and of "chat/vqav2" beside it."""
+    return name.partition("/")[0]
+
+
+def open_sources(data: DataConfig) -> dict[str, Source]:
+    """Every name that `data` weighs, as a source: of files where `data.sources` says so, else of the emoji world.
+
+    Raises:
+        ValueError: no data found, an unknown or another format, or a kind that the world does not draw.
+    """
+    weighed = [name for name, weight in data.kinds.items() if weight > 0]
+    drawn = [name for name in weighed if name not in data.sources]
+    sources = world_sources(replace(data, kinds=dict.fromkeys(drawn, 1.0), sources={}, batch_sizes={})) if drawn else {}
+    for name in weighed:
+        if name in data.sources:
+            sources[name] = _of_files(name, data)
+    return {name: sources[name] for name in weighed}
+
+
+def _of_files(name: str, data: DataConfig) -> Source:
+    from emu2.data.readers import open_source
+
+    try:
+        source = open_source(data.sources[name], kind_of(name))
+    except ValueError as error:
+        raise ValueError(f"data.sources.{name}: {error}") from error
+    return PooledSource(source, data.pool) if data.pool else source
+
+
 def world_sources(data: DataConfig) -> dict[str, Source]:
     """Every kind that `data` weighs, as a source of the emoji world; pooled where the run asks for it."""
     from emu2.world import World, WorldConfig
 
     settings: dict[str, Any] = dict(data.world)
+    kinds = {kind_of(name): weight for name, weight in data.kinds.items()}
     world = World(
-        WorldConfig(
-            image_size=data.image_size, kinds=dict(data.kinds), split=data.split, concepts=data.concepts, **settings
-        )
+        WorldConfig(image_size=data.image_size, kinds=kinds, split=data.split, concepts=data.concepts, **settings)
     )
     sources: dict[str, Source] = {}
-    for kind in data.kinds:
-        source: Source = EndlessSource(partial(world.record, kind))
-        sources[kind] = PooledSource(source, data.pool) if data.pool else source
+    for name in data.kinds:
+        source: Source = EndlessSource(partial(world.record, kind_of(name)))
+        sources[name] = PooledSource(source, data.pool) if data.pool else source
     return sources
 
 
-def world_tokenizer(data: DataConfig) -> Any:
+def held_out(data: DataConfig) -> dict[str, Source] | None:
+    """Records that no training step reads, for the kinds that the world draws; None where it draws none."""
+    drawn = {name: weight for name, weight in data.kinds.items() if weight > 0 and name not in data.sources}
+    if not drawn:
+        return None
+    return world_sources(replace(data, kinds=drawn, sources={}, batch_sizes={}, split=data.validation_split, pool=None))
+
+
+def world_tokenizer(data: DataConfig, size: str = "debug") -> Any:
     """A tokeniser of our own for the words of a world."""
     from emu2.processing.tokenizer import train_tokenizer
+    from emu2.world.world import KINDS
 
-    kinds = {"pair": 1.0, "text": 1.0, "counting": 1.0, "naming": 1.0, "document": 1.0}
+    sentences, others, vocabulary = _TOKENISERS[size]
+    kinds = dict.fromkeys(_SMALL_WORLD if size == "debug" else KINDS, 1.0)
     # The pictures are thrown away, so they may be tiny.
-    sources = world_sources(replace(data, kinds=kinds, pool=None, image_size=16))
+    words = replace(data, kinds=kinds, pool=None, image_size=16, mode="mixed", sources={}, batch_sizes={})
     texts = [
         segment
-        for source in sources.values()
-        for index in range(_TOKENISER_RECORDS)
+        for kind, source in world_sources(words).items()
+        for index in range(sentences if kind == "text" else others)
         for segment in source[index].segments
         if isinstance(segment, str)
     ]
-    return train_tokenizer(texts, _TOKENISER_SIZE, chat=True)
-
-
-def fresh_whole(size: str, tokenizer: Any, *, seed: int = 0) -> Whole:
-    """A model of a preset size with random weights: autoregressive part, VAE, U-Net, and the contrastive text tower.
-
-    Raises:
-        ValueError: the size cannot start from nothing.
-    """
-    if size != "debug":
-        raise ValueError(f"Only the size 'debug' starts from nothing; got {size!r}. Give a model folder (--model).")
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-
-    from emu2 import presets, tokens
-    from emu2.decoder.presets import scheduler_config, unet_config, vae_config
-    from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
-    from emu2.processing.image import Emu2ImageProcessor
-    from emu2.processing.processor import Emu2Processor
-    from emu2.train.text_tower import TextTower
-    from emu2.train.whole import Whole
-
-    config = presets.debug(vocab_size=len(tokenizer), first_special_id=tokenizer.convert_tokens_to_ids(tokens.PAD))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        vae = AutoencoderKL.from_config(vae_config(size))
-        _start_quiet(vae)
-        unet = UNet2DConditionModel.from_config(unet_config(size))
-        _start_deaf(unet)
-        model = Emu2ForConditionalGeneration(config)
-        _start_placed(model.model.visual)
-        return Whole(
-            model=model,
-            processor=Emu2Processor(
-                image_processor=Emu2ImageProcessor(size=config.vision_config.image_size),
-                tokenizer=tokenizer,
-                num_query=config.num_query,
-                num_video_query=config.num_video_query,
-            ),
-            vae=vae,
-            unet=unet,
-            scheduler=EulerDiscreteScheduler.from_config(scheduler_config(size)),
-            text_tower=TextTower(len(tokenizer), config.vision_config.hidden_size),
-        )
-
-
-def _start_quiet(vae: Any) -> None:
-    """Let a fresh VAE begin with latents that carry little noise (a deviation of 0.05 instead of 1).
-
-    Otherwise it spends its first hundreds of steps on drowning out its own noise.
-    """
-    latent_channels = vae.config.latent_channels
-    with torch.no_grad():
-        vae.quant_conv.weight[latent_channels:] = 0.0
-        vae.quant_conv.bias[latent_channels:] = -6.0
-
-
-def _start_deaf(unet: Any) -> None:
-    """Let a fresh U-Net begin by hearing its embeddings more than its noise.
-
-    With torch's own start the noise fills every norm and skip, and the network spends thousands of steps before it
-    looks into the embeddings.
-    """
-    with torch.no_grad():
-        unet.conv_in.weight[:, : unet.config.out_channels].mul_(0.1)
-
-
-def _start_placed(tower: Any) -> None:
-    """Let a fresh vision tower begin with sine-cosine positions instead of none.
-
-    The tower adds to its input and never overwrites it, so positions reach its output, where the decoder's
-    cross-attention needs them; EVA's weights have learned as much over billions of pictures.
-    """
-    grid, width = tower.config.grid_size, tower.config.hidden_size
-    waves = coordinate_channels(_POSITION_WAVES, grid, grid).flatten(1).T  # [grid * grid, waves]
-    with torch.no_grad():
-        tower.pos_embed[0, 1:] = waves.repeat(1, -(-width // _POSITION_WAVES))[:, :width]
+    return train_tokenizer(texts, vocabulary, chat=True)
 
 
 def start_whole(config: RunConfig, model: str | Path | None) -> Whole:
-    """The model a run starts from: a folder's, or a fresh one of `config.size`.
+    """The model a run starts from: a folder's, or a fresh one of `config.size`; with what its stage needs added.
 
     Raises:
-        ValueError: the folder holds no Emu2, or the size cannot start from nothing.
+        ValueError: the folder holds no Emu2, or another kind of one than the stage starts from; the size cannot start
+            from nothing.
     """
+    from emu2.recipes.checks import check_folder, check_start
     from emu2.train.whole import Whole
 
     if model is None:
-        return fresh_whole(config.size, world_tokenizer(config.data), seed=config.seed)
-    whole = Whole.load(model)
-    if config.objective == "contrastive":
-        from emu2.train.text_tower import TextTower
+        if config.size not in _TOKENISERS:
+            return fresh_whole(config.size, None)  # says why not
+        whole = fresh_whole(config.size, world_tokenizer(config.data, config.size), seed=config.seed)
+    else:
+        check_folder(model)
+        whole = Whole.load(model)
+        check_start(config, whole, str(model))
+        if config.objective == "contrastive":
+            add_text_tower(whole, seed=config.seed)
+    if config.objective == "video_decoder" and whole.video_unet is None:
+        add_video_decoder(whole, seed=config.seed)
+    if config.objective == "chat":
+        from emu2.model.vocabulary import add_chat_tokens
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            vision_dim = whole.model.config.vision_config.hidden_size
-            whole.text_tower = TextTower(len(whole.processor.tokenizer), vision_dim)
+        add_chat_tokens(whole.model, whole.processor.tokenizer)
+    if config.lora is not None:
+        from emu2.model.adapters import add_lora
+
+        lora = config.lora
+        add_lora(
+            whole.model, lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=config.seed
+        )
     return whole
 
 
@@ -173,7 +153,7 @@ def train(
     resume: bool = False,
     **trainer: Any,
 ) -> RunSummary:
-    """Carry out one recipe on the emoji world.
+    """Carry out one recipe.
 
     Args:
         config: of the run.
@@ -185,5 +165,8 @@ def train(
     """
     from emu2.train.loop import Trainer
 
+    sources = open_sources(config.data)  # before the model: no data is found sooner than no memory
     whole = start_whole(config, model) if whole is None else whole
-    return Trainer(config, whole, world_sources(config.data), out, **trainer).run(resume=resume)
+    if config.validate_every:
+        trainer.setdefault("validation", held_out(config.data))
+    return Trainer(config, whole, sources, out, **trainer).run(resume=resume)
