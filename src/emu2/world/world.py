@@ -9,6 +9,7 @@ from itertools import accumulate
 from emu2.data.records import Record
 from emu2.world.atlas import Atlas, default_atlas
 from emu2.world.captions import WORDINGS
+from emu2.world.chat import QUESTIONS, chat
 from emu2.world.compose import STYLES
 from emu2.world.dice import Dice
 from emu2.world.drawing import drawing
@@ -35,6 +36,7 @@ KINDS: dict[str, Callable[[Studio, Dice, str], Record]] = {
     "video_pair": video_pair,
     "storyboard": storyboard,
     "grounded_pair": grounded_pair,
+    "chat": chat,
     "rule": rule,
     "tuple": tuple_of,
     "visual_prompt": visual_prompt,
@@ -45,7 +47,7 @@ KINDS: dict[str, Callable[[Studio, Dice, str], Record]] = {
 }
 
 #: Concepts that a kind needs at least; naming needs as many as it has ways.
-_NEEDS = {"text": 2, "tuple": 2, "visual_prompt": 2, "drawing": 2, "edit": 2}
+_NEEDS = {"text": 2, "chat": 4, "tuple": 2, "visual_prompt": 2, "drawing": 2, "edit": 2}
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class WorldConfig:
     shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
+    questions: kind of question -> weight in chat records, or names of kinds that come up equally often.
     """
 
     image_size: int = 64
@@ -80,22 +83,21 @@ class WorldConfig:
     ways: Sequence[int] = (2, 4)
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
+    questions: Mapping[str, float] | Sequence[str] = QUESTIONS
 
     def __post_init__(self) -> None:
         def check(fine: bool, name: str, expected: str) -> None:
             if not fine:
                 raise ValueError(f"WorldConfig: {name} must be {expected}; got {getattr(self, name)!r}.")
 
-        if isinstance(self.kinds, str) or not isinstance(self.kinds, Mapping):
-            names = (self.kinds,) if isinstance(self.kinds, str) else self.kinds
-            object.__setattr__(self, "kinds", dict.fromkeys(names, 1.0))
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown:
-            raise ValueError(f"WorldConfig: there is no kind {unknown[0]!r}; choose from {', '.join(KINDS)}.")
-        weights = list(self.weights.values())
-        check(
-            bool(weights) and all(w >= 0 for w in weights) and sum(weights) > 0, "kinds", "weights, not all of them 0"
-        )
+        for name, what, known in (("kinds", "kind", KINDS), ("questions", "kind of question", QUESTIONS)):
+            weights = _as_weights(getattr(self, name))
+            object.__setattr__(self, name, weights)
+            unknown = [key for key in weights if key not in known]
+            if unknown:
+                raise ValueError(f"WorldConfig: there is no {what} {unknown[0]!r}; choose from {', '.join(known)}.")
+            fine = all(weight >= 0 for weight in weights.values()) and sum(weights.values()) > 0
+            check(fine, name, "weights, not all of them 0")
         check(
             isinstance(self.image_size, int) and 16 <= self.image_size <= 1024, "image_size", "from 16 to 1024 pixels"
         )
@@ -110,7 +112,19 @@ class WorldConfig:
     @property
     def weights(self) -> dict[str, float]:
         """Kind -> weight."""
-        return dict(self.kinds)  # type: ignore[arg-type]  # made a mapping above
+        return _as_weights(self.kinds)
+
+    @property
+    def question_weights(self) -> dict[str, float]:
+        """Kind of question -> weight."""
+        return _as_weights(self.questions)
+
+
+def _as_weights(given: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
+    """Names without weights weigh the same."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    return dict.fromkeys((given,) if isinstance(given, str) else given, 1.0)
 
 
 class World:

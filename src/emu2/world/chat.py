@@ -1,0 +1,123 @@
+"""Conversations about pictures and clips, with exact answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from emu2.data.records import Record
+from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED
+from emu2.world import closed_questions, pointing, questions, reading
+from emu2.world.asking import FORMS, Exchange, PictureQuestion, View
+from emu2.world.clip_questions import video
+from emu2.world.dice import Dice
+from emu2.world.scene import Scene
+from emu2.world.studio import Studio
+
+if TYPE_CHECKING:
+    from emu2.data.records import Segment
+
+_PICTURE_QUESTIONS: dict[str, PictureQuestion] = {
+    "what": questions.what,
+    "count": questions.count,
+    "where": questions.where,
+    "colour": questions.colour,
+    "group": questions.group,
+    "yes_no": closed_questions.yes_no,
+    "choice": closed_questions.choice,
+    "clock": reading.clock,
+    "letters": reading.letters,
+    "flag": reading.flag,
+    "referring": pointing.referring,
+    "describe": questions.describe,
+}
+#: Kinds of questions. "multi_turn" asks several others about one picture.
+QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn")
+
+#: What a conversation of several turns opens with, and what it goes on with.
+_OPENINGS = ("what", "count", "where", "colour", "group", "yes_no")
+_SEQUELS = ("what", "where", "colour", "yes_no", "referring")
+#: Turns of such a conversation.
+_TURNS = (2, 3, 4)
+#: Draws of a next question before a conversation ends.
+_ATTEMPTS = 20
+
+#: LLaVA-1.5's hints at the form of the answer, as the academic tasks of Emu2-Chat use them (paper, section 3.2). A
+#: choice always has its hint; other short answers half of the time, so that the system message is enough.
+HINT = "Answer the question using a single word or phrase."
+CHOICE_HINT = "Answer with the option's letter from the given choices directly."
+
+
+def chat(studio: Studio, dice: Dice, key: str) -> Record:
+    """A question about a picture or clip, or several, and the answers.
+
+    Short answers and boxes come with the concise system message, sentences with the detailed one. `truth` holds what is
+    true of the question and of its picture or clip; with several, "turns" holds the former for each.
+    """
+    weights: Mapping[str, float] = studio.config.question_weights
+    kind = dice.weighted(tuple(weights), tuple(accumulate(weights.values())))
+    form = dice.pick(FORMS)
+    if kind == "video":
+        clip, exchange = video(studio, dice)
+        return _record(key, studio.film(clip), dice, [exchange], form, {"clip": studio.clip_facts(clip)})
+    if kind == "multi_turn":
+        scene, exchanges = _several(studio, dice)
+        truths = [exchange.truth(_form_of(exchange, form)) for exchange in exchanges]
+        facts = {"scene": studio.facts(scene), "question": "multi_turn", "turns": truths}
+        return _record(key, studio.render(scene), dice, exchanges, form, facts)
+    found = _PICTURE_QUESTIONS[kind](studio, dice, None)
+    if found is None:
+        raise ValueError(
+            f"Questions of the kind {kind!r} cannot be asked about concepts={studio.config.concepts!r} of the split "
+            f"{studio.config.split!r}. Allow more concepts or leave out this kind of question."
+        )
+    scene, exchange = found
+    return _record(key, studio.render(scene), dice, [exchange], form, {"scene": studio.facts(scene)})
+
+
+def _several(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
+    """Two to four questions about one picture, none of which gives away the answer of a later one."""
+    opening = dice.pick(tuple(kind for kind in _OPENINGS if kind != "group" or questions.groups_of(studio)))
+    found = _PICTURE_QUESTIONS[opening](studio, dice, None)
+    assert found is not None, "these questions draw a scene that fits"
+    scene, exchange = found
+    exchanges = [exchange]
+    wanted = dice.pick(_TURNS)
+    for _ in range(_ATTEMPTS):
+        if len(exchanges) == wanted:
+            break
+        told = frozenset().union(*(each.told for each in exchanges))
+        found = _PICTURE_QUESTIONS[dice.pick(_SEQUELS)](studio, dice, View(scene, told))
+        if found is not None:
+            exchanges.append(found[1])
+    return scene, exchanges
+
+
+def _form_of(exchange: Exchange, form: str) -> str:
+    """A box has one form only."""
+    return "short" if exchange.kind == "referring" else form
+
+
+def _record(
+    key: str, shown: Segment, dice: Dice, exchanges: list[Exchange], form: str, facts: dict[str, Any]
+) -> Record:
+    form = _form_of(exchanges[0], form)
+    turns: list[tuple[str, tuple[Segment, ...]]] = [
+        ("system", (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED,))
+    ]
+    for number, exchange in enumerate(exchanges):
+        asked = _hinted(exchange, form, dice)
+        turns.append(("user", (asked,) if number else (shown, asked)))
+        turns.append(("assistant", (exchange.answer(form),)))
+    return Record.conversation("chat", tuple(turns), key, {**exchanges[-1].truth(form), **facts})
+
+
+def _hinted(exchange: Exchange, form: str, dice: Dice) -> str:
+    """The question with a hint at the form of its answer, on a line of its own."""
+    hinted = dice.chance(0.5)
+    if form != "short" or exchange.kind == "referring" or "describe" in (exchange.kind, exchange.facts.get("about")):
+        return exchange.asked
+    if exchange.kind == "choice":
+        return f"{exchange.asked}\n{CHOICE_HINT}"
+    return f"{exchange.asked}\n{HINT}" if hinted else exchange.asked
