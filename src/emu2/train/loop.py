@@ -27,10 +27,12 @@ from emu2.data.feed import Feed, StepData
 from emu2.data.loader import Loader
 from emu2.data.mixture import Mixture
 from emu2.data.sources import Source
+from emu2.model.adapters import save_adapter
 from emu2.train import blocks, state
 from emu2.train.bad import require_usable, tell_new
 from emu2.train.config import RunConfig, to_dict
 from emu2.train.distributed import World
+from emu2.train.fitting import fit_whole
 from emu2.train.metrics import RunLog, Throughput, describe, progress_bar
 from emu2.train.nonfinite import NonFiniteError, complaint, keep_batches
 from emu2.train.objectives import Batch, Objective, objective_class
@@ -87,6 +89,7 @@ class Trainer:
         self.world = World.start(config.parallel, config.device) if world is None else world
         self.device = self.world.device
         self.whole = whole
+        fit_whole(whole, config)
         if config.checkpoint_activations:
             blocks.checkpoint_activations(whole)
         if config.compile:
@@ -342,6 +345,11 @@ class Trainer:
             read = self.loader.read([(kind, index % size if size else index) for index in indices], ("finish", number))
             batches += [batch.to(self.device) for batch in self.objective.batches([read]) if batch is not None]
         self.objective.finish(batches)
+        if self.config.lora is not None:
+            save_adapter(
+                self.whole.model, self.out / "adapter", processor=self.whole.processor, write=self.world.main
+            )
+            return
         self.whole.save(self.out / "model")
 
     def save(self) -> Path:
