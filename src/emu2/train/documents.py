@@ -83,21 +83,28 @@ class SequenceObjective(Objective):
         return Batch(tensors, counts, amounts, keys, extra={"samples": list(samples)})
 
     def pictures(self, samples: Sequence[TokenSequence], *, remember: bool = False) -> dict[str, Tensor]:
-        """The model's picture arguments: pixels where the tower learns, features where it is frozen."""
+        """The model's picture arguments, pooled features of stills and of frames.
+
+        Where another rank has pictures and this one has none, it takes part with none: the tower encodes an empty
+        picture whose features are dropped.
+        """
+        model = self.whole.model
+        found = {"image": [i for s in samples for i in s.images], "video": [f for s in samples for f in s.frames]}
         result = {}
-        for name, images in (
-            ("image", [i for s in samples for i in s.images]),
-            ("video", [f for s in samples for f in s.frames]),
-        ):
-            if not images:
+        for (name, images), anywhere in zip(found.items(), self.world.any(*map(bool, found.values())), strict=True):
+            if not anywhere:
                 continue
-            if self.frozen_vision:
+            queries = model.config.num_query if name == "image" else model.config.num_video_query
+            if not self.frozen_vision:
+                pixels = [self._pixels(image) for image in images] or [self._pixels(Image.new("RGB", (1, 1)))]
+                features = model.encode_image(torch.stack(pixels).to(self.device), queries)[: len(images)]
+            elif images:
                 keys = [picture_key(image) if self.pooled else str(i) for i, image in enumerate(images)]
                 makers = [lambda image=image: self._pixels(image) for image in images]
-                result[f"{name}_features"] = self.features[name](keys, makers, self.device, remember=remember)
+                features = self.features[name](keys, makers, self.device, remember=remember)
             else:
-                argument = "pixel_values" if name == "image" else "video_pixel_values"
-                result[argument] = torch.stack([self._pixels(image) for image in images]).to(self.device)
+                features = torch.zeros(0, queries, model.config.vision_config.hidden_size, device=self.device)
+            result[f"{name}_features"] = features
         return result
 
     def warm(self, samples: Sequence[TokenSequence]) -> None:

@@ -20,6 +20,7 @@ from emu2.data.loader import Samples
 from emu2.data.records import Record
 from emu2.data.sequences import first_image, joined_text
 from emu2.train.config import RunConfig
+from emu2.train.distributed import World
 from emu2.train.whole import Whole
 
 
@@ -51,8 +52,10 @@ class Objective(ABC):
         whole: the model and its decoder's parts.
         config: of the run.
         device: where the batches go.
+        world: the ranks that share each batch; the loop sets it. All of them must run the same modules equally often.
     """
 
+    world = World()
     #: Parts the objective needs to exist, whether they train or not.
     needs: tuple[str, ...] = ()
     #: Parts this objective can train.
@@ -116,7 +119,10 @@ class Objective(ABC):
 
 
 class ContrastiveObjective(Objective):
-    """CLIP's: a picture's mean visual embedding and its text meet in a shared space, against the batch's others."""
+    """CLIP's: a picture's mean visual embedding and its text meet in a shared space, against the batch's others.
+
+    The others are those of all ranks.
+    """
 
     needs = ("text_tower",)
     trains = ("vision", "text_tower")
@@ -144,7 +150,8 @@ class ContrastiveObjective(Objective):
         assert tower is not None
         text = tower.embed_text(batch.tensors["input_ids"], batch.tensors["attention_mask"])
         vision = tower.embed_vision(self.whole.model.encode_image(batch.tensors["pixel_values"]))
-        return {"contrastive": tower.loss(text, vision)}
+        others, first = self.world.all_rows(torch.cat([text, vision], dim=1))
+        return {"contrastive": tower.loss(text, vision, others, first)}
 
 
 def objective_class(name: str) -> Callable[[Whole, RunConfig, torch.device], Objective]:

@@ -79,9 +79,9 @@ def _further_units(whole: Whole) -> list[Any]:
     embed, head = model.get_input_embeddings(), model.lm_head
     # Tied matrices are one parameter, which one unit must own.
     ends: list[Any] = [[embed, head]] if embed.weight is head.weight else [embed, head]
-    units = [inner.visual, inner.project_up, inner.project_down, *ends]
+    units = [inner.visual, inner.project_up, inner.project_down, *ends, inner.language_model]
     for part in (whole.vae, whole.video_vae, whole.text_tower):
-        # Entered twice in a step, so nothing may be left to the root: each child is entered once.
+        # Entered several times in a step, like the model, so nothing may be left to the root: children are entered once.
         units += [] if part is None else [child for child in part.children() if any(True for _ in child.parameters())]
     return units
 

@@ -68,8 +68,15 @@ class TextTower(nn.Module):
         """
         return F.normalize(self.vision_projection(self.vision_norm(features.mean(dim=1))), dim=-1)
 
-    def loss(self, text: Tensor, vision: Tensor) -> Tensor:
-        """Symmetric cross entropy of matching row i to row i, both float[B, E]."""
-        logits = self.logit_scale.clamp(max=_MAX_SCALE).exp() * vision @ text.T
-        labels = torch.arange(len(logits), device=logits.device)
-        return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
+    def loss(self, text: Tensor, vision: Tensor, others: Tensor | None = None, first: int = 0) -> Tensor:
+        """Symmetric cross entropy of matching row i to row i, both float[B, E].
+
+        others: float[N, 2E], texts beside pictures of a larger batch in which these rows stand from row `first` on;
+            None is these rows alone.
+        """
+        texts, visions = (text, vision) if others is None else others.chunk(2, dim=1)
+        scale = self.logit_scale.clamp(max=_MAX_SCALE).exp()
+        labels = torch.arange(first, first + len(text), device=text.device)
+        return 0.5 * (
+            F.cross_entropy(scale * vision @ texts.T, labels) + F.cross_entropy(scale * text @ visions.T, labels)
+        )
