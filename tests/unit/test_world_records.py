@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from emu2.data.records import Record
+from emu2.processing.grounding import Box
 from emu2.world import KINDS, World, WorldConfig, default_atlas
 from emu2.world.episodes import MADE_UP_WORDS, tally
 from emu2.world.splits import is_seen_scene
@@ -34,6 +35,12 @@ def _scenes(record: Record) -> list[dict]:
         *(item["scene"] for item in truth.get("demonstrations", ())),
         *([truth["scene"]] if "scene" in truth else ()),
     ]
+
+
+def _pictures(record: Record) -> list[Image.Image]:
+    """The pictures that truth["scenes"] and the like tell of: stills, and objects' pictures in boxes."""
+    shown = [segment.image if isinstance(segment, Box) else segment for segment in record.segments]
+    return [picture for picture in shown if isinstance(picture, Image.Image)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,13 +74,14 @@ def test_records_are_well_formed(kind):
         record = world[kind, number]
         json.dumps(record.truth)
         assert record.kind == kind
-        pictures = [segment for segment in record.segments if isinstance(segment, Image.Image)]
+        pictures = _pictures(record)
         assert all(picture.size == (48, 48) and picture.mode == "RGB" for picture in pictures)
         assert len(pictures) == len(_scenes(record))
         for segment in record.segments:
             if isinstance(segment, str):
-                assert segment == segment.strip()
-                assert segment
+                # a prompt around boxes and objects keeps the spaces between them
+                assert segment == segment.strip() or kind in ("grounded_generation", "composition")
+                assert segment.strip()
 
 
 def test_forms_of_the_plain_kinds():
@@ -177,6 +185,8 @@ def test_no_held_name_in_any_training_text():
     for kind in KINDS:
         for number in range(150):
             for segment in world[kind, number].segments:
+                if isinstance(segment, Box):
+                    assert not held & set(re.findall(r"\w+", (segment.phrase or "").lower()))
                 if isinstance(segment, str):
                     assert not held & set(re.findall(r"\w+", segment.lower()))
 

@@ -219,11 +219,10 @@ def _look(look: str) -> Callable[[Studio, Dice], _Edit | None]:
         after = _with(before, number, replace(before.objects[number], emoji=new))
         value = studio.atlas[new].modifiers[LOOKS[look]][0]
         who = _the(studio, before, before.objects[number])
-        told = (
-            f"give {who} {with_article(value)} skin tone"
-            if look == "skin tone"
-            else f"make {who} {with_article(value)}"
-        )
+        if look == "gender":
+            told = f"turn {who} into {with_article(studio.atlas[new].noun)}"
+        else:
+            told = f"give {who} {with_article(value)} skin tone"
         return _Edit(before, after, told, {"before": number, "after": number, "value": value})
 
     return change

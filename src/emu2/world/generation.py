@@ -1,4 +1,7 @@
-"""Drawing under more than words: from phrases with boxes, and from pictures of the objects."""
+"""Drawing under more than words: from phrases with boxes, and from pictures of the objects.
+
+Texts keep the spaces around them, so that texts and phrases, put together, are the caption.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from emu2.data.records import Segment
 
 #: How a prompt for a picture begins, as in Emu2-Gen's data.
-OPENING = "A picture of"
+OPENING = "A picture of "
 #: Stands for an object's name where only its picture says what it is.
 NAMELESS = "this"
 #: Objects given as pictures, at most.
@@ -31,9 +34,9 @@ def grounded_generation(studio: Studio, dice: Dice, key: str) -> Record:
     parts: list[Segment] = [OPENING]
     for number, (item, box) in enumerate(zip(scene.objects, _boxes(studio, scene), strict=True)):
         if number:
-            parts.append(_link(number, len(scene.objects)).strip())
+            parts.append(_link(number, len(scene.objects)))
         parts.append(Box(box, _phrase(studio, item), (studio.config.image_size,) * 2))
-    parts += [f"on {scene.background.text}", studio.render(scene)]
+    parts += [f" on {scene.background.text}", studio.render(scene)]
     truth = {
         "scene": studio.facts(scene),
         "caption": caption(scene, "full", studio.atlas, sizes=True),
@@ -63,13 +66,13 @@ def composition(studio: Studio, dice: Dice, key: str) -> Record:
         phrase = _phrase(studio, item) if named else NAMELESS
         link = _link(number, count) if number else ""
         if boxed:
-            parts.append((said + link).strip())
+            parts.append(said + link)
             parts.append(Box(box, phrase, (studio.config.image_size,) * 2, studio.render(shown)))
             said = ""
         else:
-            parts += [f"{said}{link} {phrase}", studio.render(shown)]
-            said = f"{'' if item.size == 'medium' else item.size + ' '}{at(item.place)}"
-    parts += [f"{said} on {scene.background.text}".strip(), studio.render(scene)]
+            parts += [f"{said}{link}{phrase} ", studio.render(shown)]
+            said = f" {'' if item.size == 'medium' else item.size + ' '}{at(item.place)}"
+    parts += [f"{said} on {scene.background.text}", studio.render(scene)]
     facts = [studio.facts(shown) for shown in (*given, scene)]
     truth: dict[str, Any] = {
         "scenes": facts,
@@ -86,7 +89,7 @@ def _phrase(studio: Studio, item: SceneObject) -> str:
 
 def _link(number: int, count: int) -> str:
     """What goes between phrase `number` - 1 and the next of `count`."""
-    return " and" if number == count - 1 else ","
+    return " and " if number == count - 1 else ", "
 
 
 def _boxes(studio: Studio, scene: Scene) -> list[tuple[float, float, float, float]]:
