@@ -22,7 +22,8 @@ class SourceConfig:
         None takes the one that is there.
     limit: only the first so many records.
     num_frames: frames taken of a video file, at segment midpoints; objectives take fewer of them.
-    max_images: pictures kept of a longer document, each with its sentence; None keeps all.
+    max_images: pictures kept of a document that has more, drawn at random, with their sentences (8 in the paper); None
+        keeps all.
     hint: whether questions with a short answer end with LLaVA-1.5's words asking for one.
     style: system message of conversations, "concise" or "detailed"; None takes what the format calls for.
     unit: of plain text: a document is a whole "file" or one "line".
@@ -39,7 +40,7 @@ class SourceConfig:
     caption: str | None = None
     limit: int | None = None
     num_frames: int = 16
-    max_images: int | None = None
+    max_images: int | None = 8
     hint: bool = True
     style: str | None = None
     unit: str = "file"

@@ -39,7 +39,8 @@ class Folder(Reader):
         for folder in folders:
             if not is_folder(folder):
                 raise ValueError(f"No data found: {folder} is not a folder.")
-        files = find(folders, (*shown, ".txt", ".json", ".jsonl", ".csv"), "files")
+        what = "clips" if self._clips else "pictures"
+        files = find(folders, (*shown, ".txt", ".json", ".jsonl", ".csv"), what)
         self._files = set(files)
         self._captions: dict[str, Any] = {}
         for folder in folders:
@@ -48,7 +49,6 @@ class Folder(Reader):
                     self._captions.update(self._table(folder, name))
         self._shown = [path for path in files if path.lower().endswith(shown)]
         if not self._shown:
-            what = "clips" if self._clips else "pictures"
             raise ValueError(f"No data found: {', '.join(config.path)} holds no {what} ({', '.join(shown)}).")
         captioned_files = [path for path in self._shown if path in self._captions or self._beside(path)]
         if not captioned_files:

@@ -26,9 +26,10 @@ from emu2.data.readers.files import (
     read_range,
 )
 from emu2.data.readers.index_cache import cached_index
-from emu2.data.readers.samples import clip, picture
+from emu2.data.readers.samples import IMAGE_SUFFIXES, clip, picture
 from emu2.data.readers.tars import members
 from emu2.data.sources import BadSampleError
+from emu2.processing.video import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from emu2.processing.video import Video
 
 _THREADS = 8
+_SHOWN = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
 #: Fields of a sample's metadata by which its picture may be asked for (img2dataset keeps them of its input).
 _NAMING_FIELDS = ("url", "image_name", "raw_url")
 
@@ -103,7 +105,8 @@ class Pictures:
     def _find(self, names: Sequence[str]) -> tuple[str, int, int] | None:
         """(path, start, size); a size of -1 is the whole file."""
         for name in names:
-            for folder in self._folders:
+            # Nothing is fetched from addresses that annotations name; they are only looked up.
+            for folder in self._folders if "://" not in name else ():
                 for path in dict.fromkeys((_joined(folder, name), _joined(folder, base_name(name)))):
                     if _exists(path):
                         return path, 0, -1
@@ -127,10 +130,11 @@ def index_names(path: str) -> np.ndarray:
                 continue
             place = (member.offset_data, member.size)
             stem, suffix = os.path.splitext(member.name)
-            if suffix.lower() != ".json":
+            if suffix.lower() in _SHOWN:
                 latest = {stem: place}
-                rows += [(_number(name), *place) for name in dict.fromkeys((member.name, base_name(member.name)))]
-            elif stem in latest:
+                names = dict.fromkeys((member.name, base_name(member.name)))
+                rows += [(_number(name), *place) for name in names]
+            elif suffix.lower() == ".json" and stem in latest:
                 rows += [(_number(name), *latest[stem]) for name in _other_names(path, *place)]
     return np.asarray(rows, dtype=np.int64).reshape(-1, 3)
 
@@ -150,16 +154,14 @@ def _number(name: str) -> int:
 
 
 def _joined(folder: str, name: str) -> str:
-    if "://" in name or os.path.isabs(name):
-        return name
-    return f"{folder}/{name}"
+    return name if os.path.isabs(name) else f"{folder}/{name}"
 
 
 def _exists(path: str) -> bool:
-    if is_url(path):
-        fs, inner = file_system(path)
-        return bool(fs.isfile(inner))
-    return os.path.isfile(local(path))
+    if not is_url(path):
+        return os.path.isfile(local(path))
+    fs, inner = file_system(path)
+    return bool(fs.isfile(inner))
 
 
 def _only_tars(path: str) -> bool:

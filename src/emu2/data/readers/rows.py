@@ -75,7 +75,7 @@ def open_table(path: str, columns: Sequence[str] | None, cache: str | None) -> A
 
 
 def whole_json(path: str) -> Any:
-    """The value of a JSON file, or the list of values of a file of JSON lines.
+    """The value of a JSON file, or the list of values of a `.jsonl`.
 
     Raises:
         ValueError: it is missing, or neither.
@@ -85,15 +85,14 @@ def whole_json(path: str) -> Any:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        if path.endswith(".jsonl"):
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not JSON: its text is not UTF-8.") from error
     except json.JSONDecodeError as error:
-        lines = [line for line in data.splitlines() if line.strip()]
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError:
-            raise ValueError(f"{path} is not JSON: {error}.") from error
+        raise ValueError(f"{path} is not JSON: {error}.") from error
 
 
 class _Array:

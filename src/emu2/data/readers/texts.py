@@ -16,6 +16,9 @@ from emu2.data.readers.samples import decoded_text, some_text
 from emu2.data.records import Record
 from emu2.data.sources import BadSampleError
 
+#: Endings of files whose records are tables; packed ones are refused when they are opened.
+_TABLES = (".jsonl", ".json", ".parquet", ".gz", ".zst", ".zip")
+
 
 class Texts(Reader):
     """`.txt` and `.md` files, each a document or (with `unit="line"`) each line one; `.jsonl`, `.json` and `.parquet`
@@ -35,13 +38,13 @@ class Texts(Reader):
         self._set_size(self._ends[-1])
 
     def _open(self, path: str) -> Any:
-        if path.endswith((".jsonl", ".json", ".parquet", ".gz", ".zst", ".zip")):
+        if path.endswith(_TABLES):
             return open_table(path, (self._field,), self.config.cache)
         return TextLines(path, self.config.cache) if self.config.unit == "line" else None
 
     def _check_first(self) -> None:
         for path, table in zip(self._paths, self._tables, strict=True):
-            if table is None or isinstance(table, TextLines) or not len(table):
+            if not path.endswith(_TABLES) or not len(table):
                 continue
             first = table.value(0, path)
             if not isinstance(first, Mapping) or self._field not in first:
@@ -57,7 +60,7 @@ class Texts(Reader):
         where = f"{base_name(path)}/{place}"
         if table is None:
             text: Any = decoded_text(read_bytes(path), where)
-        elif isinstance(table, TextLines):
+        elif not path.endswith(_TABLES):
             text = decoded_text(table.line(place), where)
         else:
             row = table.value(place, where)
