@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emu2.cli.common import (
+    AdapterOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
@@ -70,6 +71,7 @@ def command(
     model: ModelOption = "nano",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    adapter: AdapterOption = None,
     device_map: DeviceMapOption = None,
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="System message, instead of the published one.")
@@ -94,7 +96,7 @@ def command(
     options = answer_options(
         published, max_new_tokens, num_beams, temperature, length_penalty, repetition_penalty, seed, False, as_json
     )
-    emu2 = load_model(model, device, dtype, device_map)
+    emu2 = load_model(model, device, dtype, device_map, adapter=adapter)
     # A beam search knows its answer only at the end, and the published default is one.
     options["stream"] = not as_json and (num_beams or (5 if published else 1)) == 1
     style = "concise" if concise else "detailed"

@@ -67,6 +67,15 @@ DeviceOption = Annotated[
         rich_help_panel=_MODEL_PANEL,
     ),
 ]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="An adapter tuned on this model, put on top of it.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
 DtypeOption = Annotated[
     str | None,
     typer.Option(
@@ -266,6 +275,7 @@ def load_model(
     dtype: str | None,
     device_map: str | None = None,
     *,
+    adapter: Path | None = None,
     to_draw: bool = False,
     to_film: bool = False,
 ) -> "Emu2":
@@ -286,12 +296,14 @@ def load_model(
     if device_map is not None and device_map not in DEVICE_MAPS:
         with bad_usage("--device-map"):
             resolve_device(device_map)
+    if adapter is not None and not adapter.is_dir():
+        raise typer.BadParameter(f"there is no folder {adapter}.", param_hint="'--adapter'")
     if to_draw:
         check_draws(model)
     if to_film:
         check_films(model)
     _quiet_libraries(uses_diffusers=(Path(model) / "model_index.json").exists())
-    return load(model, device=device, dtype=dtype, device_map=device_map)
+    return load(model, device=device, dtype=dtype, device_map=device_map, adapter=adapter)
 
 
 def _quiet_libraries(*, uses_diffusers: bool) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from emu2.cli.common import (
+    AdapterOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
@@ -58,6 +59,7 @@ def command(
     model: ModelOption = "nano",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    adapter: AdapterOption = None,
     device_map: DeviceMapOption = None,
     max_new_tokens: NewTokensOption = None,
     num_beams: BeamsOption = None,
@@ -74,7 +76,7 @@ def command(
     options = answer_options(
         published, max_new_tokens, num_beams, temperature, length_penalty, repetition_penalty, seed, stream, as_json
     )
-    emu2 = load_model(model, device, dtype, device_map)
+    emu2 = load_model(model, device, dtype, device_map, adapter=adapter)
     answer = emu2.complete(parts, **options)
     if as_json:
         write_json(text=answer, model=emu2.name, seed=seed, decoding=options["decoding"])

@@ -140,6 +140,27 @@ def to_hf_command(
         )
 
 
+@app.command("merge")
+def merge_command(
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="The model folder that the adapter was trained on.")],
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The 'adapter' folder of a run.")],
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the merged model is written.")],
+    dtype: _Dtype = None,
+    force: ForceOption = False,
+) -> None:
+    """Merge an adapter into its model for good. The model passes through memory."""
+    from emu2.inference.adapted import apply_adapter
+    from emu2.model.adapters import fold_adapter
+    from emu2.train.whole import Whole
+
+    _check_output(output, force)
+    whole = Whole.load(source, _dtype(dtype) or _stored_dtype(source))
+    apply_adapter(whole.model, whole.processor, adapter)
+    fold_adapter(whole.model)
+    whole.save(output)
+    console().print(f"{source} + {adapter} -> {output}", highlight=False)
+
+
 @app.command("parts")
 def parts_command(
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the fresh model is written.")],
@@ -185,6 +206,18 @@ def parts_command(
     for part, entry in fresh.report.items():
         console().print(f"{part}: {entry}", highlight=False)
     console().print(f"-> {output}", highlight=False)
+
+
+def _stored_dtype(folder: Path) -> "torch.dtype":
+    """The dtype that a model folder was saved in, as its configuration says; float32 where it says nothing."""
+    import json
+
+    from emu2.model.runtime import resolve_dtype
+
+    nested = folder / "multimodal_encoder" / "config.json"
+    file = nested if nested.is_file() else folder / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return resolve_dtype(settings.get("dtype") or settings.get("torch_dtype") or "float32")
 
 
 def _check_output(folder: Path, force: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emu2.cli.common import (
+    AdapterOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
@@ -66,6 +67,7 @@ def command(
     model: ModelOption = "nano",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    adapter: AdapterOption = None,
     device_map: DeviceMapOption = None,
     negative: Annotated[
         str | None,
@@ -112,7 +114,7 @@ def command(
     check_model(model)
     parts = prompt_parts(ctx)
     files = output_files(out, "emu2-draw.png", count=count, force=force, suffixes=_SUFFIXES)
-    emu2 = load_model(model, device, dtype, device_map, to_draw=True)
+    emu2 = load_model(model, device, dtype, device_map, adapter=adapter, to_draw=True)
     started = time.perf_counter()
     drawn = emu2.draw(
         parts,

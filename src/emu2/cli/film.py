@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emu2.cli.common import (
+    AdapterOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
@@ -49,6 +50,7 @@ def command(
     model: ModelOption = "nano",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    adapter: AdapterOption = None,
     device_map: DeviceMapOption = None,
     negative: Annotated[
         str | None,
@@ -96,7 +98,7 @@ def command(
     check_model(model)
     parts = prompt_parts(ctx)
     (file,) = output_files(out, "emu2-film.mp4", count=1, force=force, suffixes=_SUFFIXES)
-    emu2 = load_model(model, device, dtype, device_map, to_film=True)
+    emu2 = load_model(model, device, dtype, device_map, adapter=adapter, to_film=True)
     started = time.perf_counter()
     frames = emu2.film(
         parts,

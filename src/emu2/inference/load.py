@@ -29,6 +29,7 @@ def load(
     device: str | int | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
+    adapter: str | Path | None = None,
 ) -> Emu2:
     """Load a model with everything around it.
 
@@ -41,6 +42,7 @@ def load(
             a GPU.
         device_map: spread the language model over devices ("auto", or a dict), instead of `device`; a decoder then
             goes to the first GPU, if there is one.
+        adapter: folder of an adapter tuned on this model (`emu2 train ... --lora`), put on top of it.
 
     Returns:
         an `Emu2`, ready to complete, chat, embed, and draw and film where the folder holds decoders.
@@ -56,6 +58,15 @@ def load(
     path = Path(folder_or_name).expanduser()
     if not path.exists():
         raise ValueError(explain_missing(str(folder_or_name)))
+    emu2 = _load_path(path, device, dtype, device_map)
+    if adapter is not None:
+        from emu2.inference.adapted import apply_adapter
+
+        apply_adapter(emu2.model, emu2.processor, adapter)
+    return emu2
+
+
+def _load_path(path: Path, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
     if path.is_file():
         return _load_native_file(path, device, dtype, device_map)
     if (path / "model_index.json").is_file():

@@ -102,9 +102,7 @@ def caption_448() -> RunConfig:
     """Stage 1 goes on at 448 pixels for 4,000 steps, with a schedule of its own ("restart", table 6)."""
     first = caption()
     # The length of the restart's warmup is not given: the same ratio of 0.02.
-    return replace(
-        first, name="caption_448", steps=4000, resolution=448, optim=replace(first.optim, warmup_steps=80)
-    )
+    return replace(first, name="caption_448", steps=4000, resolution=448, optim=replace(first.optim, warmup_steps=80))
 
 
 def unified() -> RunConfig:
@@ -233,11 +231,17 @@ def video_decoder() -> RunConfig:
 
 def chat() -> RunConfig:
     """Emu2-Chat: answers only, 256 embeddings a picture, 8, 12 or 16 frames a clip (section 2.3.1, table 8)."""
-    # The mixture is not given: the large question sets weigh by the square root of their size or so, conversations get
-    # a third. Not in the table for want of one public form: TextCaps and OK-VQA (the forms of COCO and VQAv2), M3IT.
+    # The mixture is not given: the large question sets weigh most, conversations get a third. M3IT's classification
+    # tasks are left out; in LLaVA's form they can be added as one more "chat/..." source.
     tables: dict[str, tuple[float, dict[str, object]]] = {
-        "chat/coco": (0.08, {"format": "coco_captions", "path": "data/coco/captions_train2014.json", "images": "data/coco"}),
-        "chat/textcaps": (0.04, {"format": "coco_captions", "path": "data/textcaps/train.json", "images": "data/textvqa"}),
+        "chat/coco": (
+            0.08,
+            {"format": "coco_captions", "path": "data/coco/captions_train2014.json", "images": "data/coco"},
+        ),
+        "chat/textcaps": (
+            0.04,
+            {"format": "coco_captions", "path": "data/textcaps/train.json", "images": "data/textvqa"},
+        ),
         "chat/vqav2": (
             0.14,
             {
@@ -256,7 +260,10 @@ def chat() -> RunConfig:
                 "images": "data/coco",
             },
         ),
-        "chat/gqa": (0.12, {"format": "gqa", "path": "data/gqa/train_balanced_questions.json", "images": "data/gqa/images"}),
+        "chat/gqa": (
+            0.12,
+            {"format": "gqa", "path": "data/gqa/train_balanced_questions.json", "images": "data/gqa/images"},
+        ),
         "chat/textvqa": (0.05, {"format": "textvqa", "path": "data/textvqa/train.json", "images": "data/textvqa"}),
         "chat/refcoco": (
             0.14,
@@ -361,9 +368,7 @@ def gen_quality() -> RunConfig:
             "text_to_image": {"format": _TARS, "path": "data/quality/*.tar", "min_side": 449},
         },
     )
-    return replace(
-        first, name="gen_quality", steps=900, data=data, optim=replace(first.optim, lr=1e-5, warmup_steps=0)
-    )
+    return replace(first, name="gen_quality", steps=900, data=data, optim=replace(first.optim, lr=1e-5, warmup_steps=0))
 
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fresh_whole", "open_sources", "quiet_libraries", "start_whole", "train", "world_sources", "world_tokenizer"]
 
-#: Size -> records whose texts its tokeniser learns merges from, of the kind "text" and of every other kind, and the size
-#: of its text vocabulary. The small world has few words; the whole one has the names of three thousand things.
+#: Size -> records whose texts its tokeniser learns merges from, of the kind "text" and of every other kind, and the
+#: size of its text vocabulary. The small world has few words; the whole one has the names of three thousand things.
 _TOKENISERS = {"debug": (400, 400, 640), "nano": (4000, 250, 1536)}
 #: Kinds whose words the small tokeniser learns; the whole world's knows all of them.
 _SMALL_WORLD = ("pair", "text", "counting", "naming", "document")
@@ -138,9 +138,7 @@ def start_whole(config: RunConfig, model: str | Path | None) -> Whole:
         from emu2.model.adapters import add_lora
 
         lora = config.lora
-        add_lora(
-            whole.model, lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=config.seed
-        )
+        add_lora(whole.model, lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=config.seed)
     return whole
 
 
