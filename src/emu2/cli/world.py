@@ -11,6 +11,7 @@ import typer
 from emu2.cli.common import ForceOption, JsonOption, console, write_json
 
 if TYPE_CHECKING:
+    from emu2.data.records import Segment
     from emu2.world import World
 
 HELP = """Look at the emoji world, the endless data set that the package draws itself.
@@ -117,7 +118,7 @@ def preview_command(
 
 @app.command("show")
 def show_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="pair, document, text, text_to_image, naming, counting.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pair, video_pair, chat, naming, ...")],
     index: Annotated[int, typer.Argument(metavar="INDEX", help="Number of the record.")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Also write the record's pictures there.")
@@ -131,17 +132,12 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show one record: its segments, and with --json all that is true of it."""
+    from emu2.world.preview import learned_positions
+
     record = _world([kind], split, seed, size, style, concepts, shots).record(kind, index)
-    segments = []
-    for position, segment in enumerate(record.segments):
-        if isinstance(segment, str):
-            segments.append({"text": segment})
-            continue
-        name = f"{record.key}-{position:02d}.png"
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            segment.save(out / name)  # type: ignore[union-attr]  # this world has no clips
-        segments.append({"image": str(out / name) if out is not None else f"{size} x {size} pixels"})
+    segments = [
+        _shown(segment, f"{record.key}-{position:02d}", out) for position, segment in enumerate(record.segments)
+    ]
     if as_json:
         write_json(
             kind=record.kind,
@@ -152,12 +148,32 @@ def show_command(
         )
         return
     screen = console()
-    learned = len(segments) if record.answer_from is None else record.answer_from
+    learned = learned_positions(record)
     for position, part in enumerate(segments):
-        style_name = "green" if position >= learned else None
+        words = part.get("text") or "; ".join(f"[{name}: {value}]" for name, value in part.items())
         screen.print(
-            part.get("text") or f"[{part['image']}]", style=style_name, markup=False, highlight=False, soft_wrap=True
+            words, style="green" if position in learned else None, markup=False, highlight=False, soft_wrap=True
         )
+
+
+def _shown(segment: "Segment", name: str, out: Path | None) -> dict[str, str]:
+    """A segment as text; its pictures are written into the folder `out`, where there is one."""
+    from emu2.processing.grounding import Box
+    from emu2.processing.video import Video
+
+    if isinstance(segment, str):
+        return {"text": segment}
+    if isinstance(segment, Box):
+        part = {"box": " ".join([*([segment.phrase] if segment.phrase else []), str(list(segment.xyxy))])}
+        return part if segment.image is None else part | _shown(segment.image, name, out)
+    if isinstance(segment, Video):
+        frames = [_shown(frame, f"{name}-{number:02d}", out)["image"] for number, frame in enumerate(segment)]
+        return {"video": ", ".join(frames) if out is not None else f"{len(frames)} frames of {frames[0]}"}
+    if out is None:
+        return {"image": f"{segment.width} x {segment.height} pixels"}
+    out.mkdir(parents=True, exist_ok=True)
+    segment.save(out / f"{name}.png")
+    return {"image": str(out / f"{name}.png")}
 
 
 @app.command("names")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 
@@ -9,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from emu2.data.records import Record
 from emu2.processing.grounding import Box
+from emu2.processing.video import Video
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -17,6 +19,10 @@ _BOX = (255, 0, 160)
 _MARGIN, _TEXT_WIDTH, _LINE, _FONT_SIZE = 8, 150, 15, 12
 #: Letters of the built-in font at this size are at most about this wide on average, in pixels.
 _LETTER = 6.2
+#: Side of a clip's frames, as a share of that of pictures.
+_FRAME = 0.7
+#: Box tokens are shown without their name, which is the same for all.
+_BOX_TOKENS = re.compile(r"<patch_index_0*(\d+)>")
 
 
 def contact_sheet(records: Iterable[Record], width: int = 1200, picture: int = 96, boxes: bool = False) -> Image.Image:
@@ -50,6 +56,15 @@ def _flow(tiles: list[Image.Image], width: int, gap: int) -> tuple[list[tuple[in
     return places, top + line
 
 
+def learned_positions(record: Record) -> set[int]:
+    """Which segments are to be learned: the assistant's in a conversation; none where the whole document is."""
+    if record.turns is not None:
+        roles = [role for role, content in record.turns for _ in content]
+        return {position for position, role in enumerate(roles) if role == "assistant"}
+    learned = len(record.segments) if record.answer_from is None else record.answer_from
+    return set(range(learned, len(record.segments)))
+
+
 def _scenes(record: Record) -> Iterator[dict]:
     """The facts of the record's pictures, in their order."""
     truth = record.truth
@@ -62,16 +77,18 @@ def _scenes(record: Record) -> Iterator[dict]:
 
 
 def _strip(record: Record, width: int, picture: int, boxes: bool, font: _Font) -> Image.Image:
-    learned = len(record.segments) if record.answer_from is None else record.answer_from
+    learned = learned_positions(record)
     scenes = _scenes(record)
     tiles = []
     for position, segment in enumerate(record.segments):
-        colour = _ANSWER if position >= learned else _INK
+        colour = _ANSWER if position in learned else _INK
         if isinstance(segment, str):
             tiles.append(_text_tile(segment, colour, picture, width, font))
         elif isinstance(segment, Image.Image):
             scene = next(scenes, None) if boxes else None
             tiles.append(_picture_tile(segment, colour, picture, scene))
+        elif isinstance(segment, Video):
+            tiles += _frame_tiles(segment, colour, picture, record.truth.get("clip") if boxes else None)
         elif isinstance(segment, Box):
             tiles += [_text_tile(segment.phrase or "", colour, picture, width, font), _box_tile(segment, picture)]
             if isinstance(segment.image, Image.Image):
@@ -95,7 +112,9 @@ def _strip(record: Record, width: int, picture: int, boxes: bool, font: _Font) -
 def _text_tile(text: str, colour: tuple[int, int, int], height: int, width: int, font: _Font) -> Image.Image:
     # long texts take wider tiles, so that they do not become columns of one word
     tile_width = min(width - 2 * _MARGIN, _TEXT_WIDTH if len(text) < 150 else 3 * _TEXT_WIDTH)
-    lines = textwrap.wrap(text, int(tile_width / _LETTER)) or [""]
+    text = _BOX_TOKENS.sub(r"<\1>", text)
+    paragraphs = [textwrap.wrap(paragraph, int(tile_width / _LETTER)) or [""] for paragraph in text.split("\n")]
+    lines = [line for paragraph in paragraphs for line in paragraph]
     tile_width = min(tile_width, int(max(font.getlength(line) for line in lines)) + 4)
     tile = Image.new("RGB", (tile_width, max(height, len(lines) * _LINE)), _PAPER)
     draw = ImageDraw.Draw(tile)
@@ -114,6 +133,16 @@ def _picture_tile(picture: Image.Image, colour: tuple[int, int, int], side: int,
         draw.rectangle((left, top, right - 1, bottom - 1), outline=_BOX)
     draw.rectangle((0, 0, side - 1, side - 1), outline=colour if colour == _ANSWER else _FAINT)
     return tile
+
+
+def _frame_tiles(video: Video, colour: tuple[int, int, int], side: int, clip: dict | None) -> list[Image.Image]:
+    """The frames of a clip, smaller than pictures; the boxes of a clip's facts drawn in."""
+    tiles = []
+    for number, frame in enumerate(video):
+        boxes = [item["boxes"][number] for item in clip["objects"]] if clip else []
+        scene = {"objects": [{"box": box} for box in boxes if box]}
+        tiles.append(_picture_tile(frame, colour, round(side * _FRAME), scene))
+    return tiles
 
 
 def _box_tile(box: Box, side: int) -> Image.Image:
