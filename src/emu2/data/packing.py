@@ -39,7 +39,7 @@ def buckets(lengths: Sequence[int], number: int) -> list[list[int]]:
     Fewer groups come back where there are fewer documents.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    size = -(-len(order) // number)
+    size = max(1, -(-len(order) // number))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 

@@ -1,0 +1,87 @@
+"""Records before they become sequences: order, number of pictures, frames of clips."""
+
+import random
+
+import pytest
+from helpers_train import SIDE, pair
+from PIL import Image
+
+from emu2 import Video
+from emu2.data.arrange import alternates, image_first, is_pair, text_first, thinned, with_frames
+from emu2.data.records import Record
+from emu2.processing.grounding import Box
+
+
+def _story(pages: int) -> Record:
+    segments = [s for i in range(pages) for s in (f"page {i}", Image.new("RGB", (4, 4), (i, i, i)))]
+    return Record("document", tuple(segments), "story")
+
+
+def _clip(frames: int) -> Video:
+    return Video([Image.new("RGB", (4, 4), (i, i, i)) for i in range(frames)], fps=16.0)
+
+
+def _shades(clip: Video) -> list[int]:
+    return [frame.getpixel((0, 0))[0] for frame in clip]
+
+
+def test_a_document_of_pairs_goes_either_way():
+    story = _story(3)
+    assert alternates(story) and not is_pair(story)
+    turned = image_first(story)
+    assert [isinstance(segment, str) for segment in turned.segments] == [False, True] * 3
+    assert [s for s in turned.segments if isinstance(s, str)] == ["page 0", "page 1", "page 2"]
+    assert turned.segments[0] is story.segments[1]  # every text keeps its picture
+    assert text_first(turned).segments == story.segments
+    odd = Record("document", (*story.segments, "the end"), "odd")
+    assert not alternates(odd)
+    with pytest.raises(ValueError, match="'odd' is no pair of text and picture.*it has 7 segments"):
+        image_first(odd)
+    assert not alternates(Record("document", ("one", "two"), "texts"))
+
+
+def test_a_long_document_gives_some_of_its_pairs():
+    short = thinned(_story(9), 3, random.Random(0))
+    pages = [int(s.removeprefix("page ")) for s in short.segments[::2]]
+    assert len(pages) == 3 and pages == sorted(pages)
+    assert [s.getpixel((0, 0))[0] for s in short.segments[1::2]] == pages
+    assert thinned(_story(3), 3, random.Random(0)) == _story(3)
+    assert len({tuple(thinned(_story(9), 3, random.Random(i)).segments[::2]) for i in range(8)}) > 1
+
+
+def test_clips_give_the_frames_a_run_reads():
+    record = Record("video_pair", (_clip(32), "up"), "c", 1)
+    uniform = with_frames(record, (8,), "uniform", random.Random(0))
+    assert _shades(uniform.segments[0]) == [2, 6, 10, 14, 18, 22, 26, 30]
+    assert uniform.segments[0].fps == 4.0
+    drawn = [_shades(with_frames(record, (8,), "random", random.Random(i)).segments[0]) for i in range(4)]
+    assert all(shades == sorted(set(shades)) and len(shades) == 8 for shades in drawn)
+    assert len(set(map(tuple, drawn))) == 4
+    lengths = {len(with_frames(record, (8, 12, 16), "uniform", random.Random(i)).segments[0]) for i in range(20)}
+    assert lengths == {8, 12, 16}
+    # What the clip cannot give is not asked of it.
+    short = Record("video_pair", (_clip(12), "up"), "c", 1)
+    assert {len(with_frames(short, (8, 12, 16), "uniform", random.Random(i)).segments[0]) for i in range(20)} == {8, 12}
+    assert with_frames(pair(0), (8,), "random", random.Random(0)) is not None
+
+
+def test_a_conversation_keeps_one_clip_in_both_its_forms():
+    record = Record.conversation("chat", (("user", (_clip(9), "what?")), ("assistant", ("up",))), "c")
+    cut = with_frames(record, (4,), "random", random.Random(1))
+    assert cut.segments[0] is cut.turns[0][1][0]
+    assert len(cut.segments[0]) == 4 and cut.segments[1:] == ("what?", "up")
+
+
+def test_a_clip_shorter_than_the_frames_asked_for_is_refused():
+    record = Record("video_pair", (_clip(5), "up"), "short", 1)
+    with pytest.raises(ValueError, match=r"'short' .video_pair. has a clip of 5 frames, and this run reads 8 or 12"):
+        with_frames(record, (12, 8), "uniform", random.Random(0))
+
+
+def test_records_hold_boxes_and_refuse_turns_that_are_none():
+    box = Box((0, 0, 4, 4), "cat", (SIDE, SIDE))
+    assert Record("composition", (box, Image.new("RGB", (4, 4))), "b", 1).prompt == (box,)
+    with pytest.raises(ValueError, match=r"A turn of record 'r' is .role, content.*got .'boss', tuple."):
+        Record.conversation("chat", (("boss", ("hello",)),), "r")
+    with pytest.raises(ValueError, match=r"A turn of record 'r'.*got .'user', str."):
+        Record("chat", ("hello",), "r", turns=(("user", "hello"),))

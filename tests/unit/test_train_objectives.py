@@ -1,0 +1,285 @@
+"""What each stage's objective makes of a record, and the settings that shape it."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers_train import (
+    SIDE,
+    clip,
+    composition,
+    conversation,
+    pair,
+    records,
+    run_config,
+    tiny_whole,
+    trainer,
+    weights,
+)
+from PIL import Image
+
+from emu2 import Video, tokens
+from emu2.data.records import Record
+from emu2.processing.grounding import Box
+from emu2.train.config import GenerationConfig, OptimConfig, with_overrides
+from emu2.train.fitting import fit_whole
+from emu2.train.generation import object_picture, varied
+from emu2.train.metrics import read_log
+from emu2.train.objectives import objective_class
+from emu2.train.optim import schedule_factor
+from emu2.train.whole import Whole
+
+
+def _objective(name, whole=None, **data):
+    config = run_config(name)
+    config = replace(config, data=replace(config.data, **data))
+    return objective_class(name)(tiny_whole() if whole is None else whole, config, torch.device("cpu"))
+
+
+def _read(objective, sample) -> str:
+    return objective.whole.processor.tokenizer.decode(sample.input_ids)
+
+
+# Order, clips, texts
+
+
+def test_unified_puts_pictures_before_or_after_their_texts():
+    objective = _objective("unified", max_length=128)
+    story = Record("document", tuple(s for i in range(3) for s in reversed(pair(i).segments)), "story")
+    slot = objective.whole.processor.tokenizer.convert_tokens_to_ids(tokens.IMG)
+    for record in (pair(0), clip(0), story):
+        starts = [objective.sample(record, random.Random(i)).input_ids[1] for i in range(60)]
+        shown_first = {slot, objective.whole.processor.tokenizer.convert_tokens_to_ids(tokens.VIDEO)}
+        assert 15 < sum(start in shown_first for start in starts) < 45
+    asked = replace(pair(0), segments=pair(0).segments[::-1], kind="text_to_image")
+    assert all(objective.sample(asked, random.Random(i)).input_ids[1] != slot for i in range(10))
+
+
+def test_unified_learns_the_frames_of_a_clip_after_its_text():
+    objective = _objective("unified", image_first=0.0)
+    sample = objective.sample(clip(0, frames=6), random.Random(0))
+    assert len(sample.frames) == 3 and sample.num_visual_targets == 12
+    assert objective.collate([sample], ["k"]).counts["visual"] == 12
+
+
+def test_captions_of_clips_are_learned_and_shown():
+    objective = _objective("caption", frames=(2,))
+    sample = objective.sample(clip(1), random.Random(0))
+    assert (len(sample.frames), sample.num_visual_targets) == (2, 0)
+    shown = objective.preview(objective.collate([sample], ["k"]))
+    assert set(shown) == {"caption/0/picture", "caption/0/text"}
+
+
+def test_a_clip_with_too_few_frames_is_a_bad_sample(tmp_path):
+    from emu2.data.sources import ListSource
+
+    sources = {"pair": ListSource([clip(i, frames=2 if i == 5 else 3) for i in range(12)])}
+    summary = trainer(run_config("caption", max_bad_share=0.5), tmp_path, sources=sources).run()
+    assert sum(summary.bad.values()) == 2
+    assert all("has a clip of" in cause and "lower data.frames" in cause for cause in summary.bad)
+
+
+def test_text_is_learned_in_chunks():
+    words = " ".join(pair(i).segments[1] for i in range(20))
+    for name in ("language", "unified"):
+        sample = _objective(name).sample(Record("text", (words,), "t"), random.Random(0))
+        assert len(sample.input_ids) == 64
+
+
+def test_sequences_longer_than_the_context_are_refused():
+    with pytest.raises(ValueError, match=r"data.max_length is 256 tokens, and the language model's context holds 128"):
+        _objective("unified", max_length=256)
+
+
+def test_what_each_objective_shows():
+    for name, record, shown in (("language", pair(0), "language/0/asked"), ("chat", conversation(0), "chat/0/picture")):
+        objective = _objective(name)
+        batch = objective.collate([objective.sample(record, random.Random(0))], ["k"])
+        assert shown in objective.preview(batch)
+    objective = _objective("gen")
+    batch = objective.collate([objective.sample(composition(0), random.Random(0))], ["k"])
+    shown = objective.preview(batch)
+    assert shown["gen/0/drawn"].size == shown["gen/0/target"].size == (SIDE, SIDE)
+
+
+# Generation: what is left out and changed at random
+
+
+def _kept(settings: dict, number: int = 200):
+    """Of many variations of one composition, the share that has a box, its object's picture."""
+    made = [varied(composition(0), GenerationConfig(**settings), random.Random(i)) for i in range(number)]
+    boxed = sum(any(isinstance(s, Box) for s in record.segments) for record in made) / number
+    pictured = (
+        sum(any(isinstance(s, Image.Image) or getattr(s, "image", None) for s in r.segments[:-1]) for r in made)
+        / number
+    )
+    return boxed, pictured, made
+
+
+def test_boxes_and_entities_are_left_out_at_their_rates():
+    boxed, pictured, made = _kept({"drop_boxes": 0.4, "drop_entities": 0.25})
+    assert boxed == pytest.approx(0.6, abs=0.1)
+    assert pictured == pytest.approx(0.75, abs=0.1)
+    assert all(record.answer_from == len(record.segments) - 1 for record in made)
+    boxed, pictured, made = _kept({"drop_boxes": 0.0, "drop_entities": 0.0}, 20)
+    assert (boxed, pictured) == (1.0, 1.0)
+
+
+def test_without_boxes_their_phrases_are_plain_words():
+    record = Record(
+        "grounded_generation",
+        (
+            "<grounding>A picture of",
+            Box((0, 0, 8, 8), "a cat", (16, 16)),
+            ", beside",
+            Box((8, 8, 16, 16), "a dog", (16, 16)),
+            Image.new("RGB", (16, 16)),
+        ),
+        "g",
+        4,
+    )
+    plain = varied(record, GenerationConfig(drop_boxes=1.0), random.Random(0))
+    assert plain.segments[0] == "A picture of a cat, beside a dog"
+    assert plain.answer_from == 1
+    assert varied(record, GenerationConfig(drop_boxes=0.0), random.Random(0)).segments[:-1] == record.segments[:-1]
+
+
+def test_objects_get_other_backgrounds_and_crops_and_other_pictures_none():
+    thing = Image.new("RGBA", (40, 40))
+    thing.paste((255, 0, 0, 255), (10, 10, 30, 30))
+    settings = GenerationConfig(background=1.0, crop_scale=(0.7, 0.9))
+    made = [object_picture(thing, settings, random.Random(i)) for i in range(12)]
+    assert all(picture.mode == "RGB" and 28 <= picture.width <= 36 for picture in made)
+    assert len({picture.getpixel((0, 0)) for picture in made}) > 6
+    assert all((255, 0, 0) in [colour for _, colour in picture.getcolors(2000)] for picture in made)
+    white = object_picture(thing, GenerationConfig(background=0.0, crop_scale=(1.0, 1.0)), random.Random(0))
+    assert white.size == (40, 40) and white.getpixel((0, 0)) == (255, 255, 255)
+    edit = Record(
+        "edit", (Image.new("RGB", (16, 16), "red"), "make it blue", Image.new("RGB", (16, 16), "blue")), "e", 2
+    )
+    assert varied(edit, settings, random.Random(0)).segments == edit.segments
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("gen.drop_boxes=2", "gen.drop_boxes is a probability; got 2.0"),
+        ("gen.crop_scale=[0.0,1.0]", r"gen.crop_scale is \(low, high\) with 0 < low <= high <= 1"),
+        ("data.frames=[]", "data.frames needs at least one number"),
+        ("data.max_images=0", "data.max_images must be 1 or more"),
+        ("optim.part_start.unet=5", "optim.part_start names 'unet', which this run does not train"),
+        ("optim.part_start.vision=-1", r"optim.part_start\['vision'\] must be 0 or more; got -1"),
+        ("resolution=0", "resolution must be 1 or more"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(setting, message):
+    with pytest.raises(ValueError, match=message):
+        with_overrides(run_config("caption"), [setting])
+
+
+# The video decoder
+
+
+def test_temporal_parts_move_first_then_everything(tmp_path):
+    whole = tiny_whole()
+    config = run_config("video_decoder", ema_decay=None)
+    config = replace(config, optim=replace(config.optim, part_start={"video_unet": 3}))
+    before = weights(whole)
+    trainer(config, tmp_path, whole=whole).run(until=3)
+    moved = {name for name, value in weights(whole).items() if not torch.equal(value, before[name])}
+    assert moved and all("temp_" in name or "transformer_in" in name for name in moved)
+    trainer(config, tmp_path, whole=whole).run(resume=True)
+    moved = {name for name, value in weights(whole).items() if not torch.equal(value, before[name])}
+    assert "video_unet.conv_in.weight" in moved
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [line["optim/lr_video_unet"] > 0 for line in lines] == [False] * 3 + [True] * 3
+    loaded = Whole.load(tmp_path / "model")
+    assert torch.equal(loaded.video_unet.conv_in.weight, whole.video_unet.conv_in.weight)
+    pipe = loaded.video_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe("red left", num_frames=2, num_inference_steps=1, generator=torch.Generator().manual_seed(0)).frames
+    assert len(frames[0]) == 2 and frames[0][0].size == (SIDE, SIDE)
+
+
+def test_a_clip_is_made_from_its_middle_frame():
+    objective = _objective("video_decoder")
+    wide = Video([frame.resize((2 * SIDE, SIDE)) for frame in clip(0, frames=9).segments[0]])
+    sample = objective.sample(Record("video_pair", ("words", wide), "w"), random.Random(0))
+    assert len(sample.frames) == 3 and all(frame.size == (SIDE, SIDE) for frame in sample.frames)
+    middle = wide[4].crop((SIDE // 2, 0, SIDE // 2 + SIDE, SIDE))
+    assert sample.shown.tobytes() == middle.tobytes()
+    embeddings, moments = objective.frozen([sample])
+    with torch.no_grad():
+        expected = objective.whole.model.encode_image(objective._pixels(middle)[None])
+    torch.testing.assert_close(embeddings, expected)
+    assert moments.shape == (1, 8, 3, SIDE // 4, SIDE // 4)
+    batch = objective.collate([sample, sample], ["a", "b"])
+    batch.seeds = [1, 2]
+    assert float(objective.terms(batch)["diffusion"]) > 0
+    assert objective.preview(batch)["video_decoder"].size == (3 * SIDE, 4 * SIDE)
+
+
+def test_what_is_no_clip_for_the_video_decoder_is_refused():
+    objective = _objective("video_decoder")
+    with pytest.raises(ValueError, match=r"'pair-0' .pair. has no clip"):
+        objective.sample(pair(0), random.Random(0))
+    small = Video([Image.new("RGB", (8, 8))] * 3)
+    with pytest.raises(ValueError, match=r"clip of record 's' is 8x8, smaller than the 16 pixels"):
+        objective.sample(Record("video_pair", (small,), "s"), random.Random(0))
+    with pytest.raises(ValueError, match=r"reads one number of frames.*data.frames is .2, 3."):
+        _objective("video_decoder", frames=(2, 3))
+    whole = tiny_whole()
+    whole.video_unet = None
+    with pytest.raises(ValueError, match="'video_decoder' needs a video_unet, which this model does not have"):
+        _objective("video_decoder", whole)
+
+
+# Resolution and schedule
+
+
+def test_the_model_is_fitted_to_another_resolution(tmp_path):
+    whole = tiny_whole()
+    old = whole.model.model.visual.pos_embed.detach().clone()
+    config = run_config("caption", resolution=2 * SIDE, num_query=16)
+    trainer(config, tmp_path, whole=whole).run(until=3)
+    assert whole.model.model.visual.pos_embed.shape == (1, 1 + 64, 16)
+    resumed = tiny_whole()
+    trainer(config, tmp_path, whole=resumed).run(resume=True)
+    loaded = Whole.load(tmp_path / "model")
+    assert loaded.model.config.vision_config.image_size == loaded.processor.image_processor.image_size == 2 * SIDE
+    assert loaded.model.config.num_query == loaded.processor.num_query == 16
+    assert loaded.model.encode_image(torch.zeros(1, 3, 2 * SIDE, 2 * SIDE)).shape == (1, 16, 16)
+    # What the fit itself does: the class row stays, the grid is enlarged.
+    fresh = tiny_whole()
+    fit_whole(fresh, config)
+    enlarged = fresh.model.model.visual.pos_embed
+    torch.testing.assert_close(enlarged[:, 0], old[:, 0])
+    torch.testing.assert_close(enlarged[:, 1:].mean(), old[:, 1:].mean(), rtol=0, atol=2e-3)
+    again = enlarged
+    fit_whole(fresh, config)
+    assert fresh.model.model.visual.pos_embed is again
+
+
+def test_a_resolution_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="multiple of the patch size, 4 pixels; got 18"):
+        fit_whole(tiny_whole(), run_config("caption", resolution=18))
+    with pytest.raises(ValueError, match="num_query=9 does not fit a 4x4 patch grid"):
+        fit_whole(tiny_whole(), run_config("caption", num_query=9))
+
+
+def test_the_decoders_schedule_rises_as_a_logarithm_and_falls_in_a_line():
+    optim = OptimConfig(warmup_steps=2000, warmup_shape="log", schedule="linear")
+    factors = [schedule_factor(step, 8000, optim) for step in (0, 43, 1999, 2000, 5000, 7999)]
+    expected = [math.log(2), math.log(45), math.log(2001)]
+    assert factors[:3] == pytest.approx([value / math.log(2001) for value in expected])
+    assert factors[3:] == pytest.approx([1.0, 0.5, 1 / 6000])
+
+
+def test_records_of_every_objective_are_usable():
+    for name in ("language", "chat", "gen", "video_decoder", "decoder", "caption"):
+        objective = _objective(name)
+        source = records(name, 3)
+        samples = [objective.sample(source[i], random.Random(i)) for i in range(3)]
+        assert objective.collate(samples, ["k"] * 3).counts
