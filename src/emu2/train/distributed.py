@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor
 
+from emu2.train.pieces import full, is_sharded, layout, local
 from emu2.train.settings import ParallelConfig
 from emu2.train.sharding import leave_on_device, shard_whole, split_layers
 
@@ -162,7 +162,7 @@ class World:
         if self.data_size == 1:
             return
         for parameter in parameters:
-            if isinstance(parameter, DTensor) and "shard" in (parameter.device_mesh.mesh_dim_names or ()):
+            if is_sharded(parameter):
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -178,27 +178,15 @@ class World:
         for parameter in parameters:
             if parameter.grad is not None:
                 grads.setdefault(layout(parameter.grad), []).append(parameter.grad)
-        norms = [_plain(nn.utils.get_total_norm(group)).to(self.device) for group in grads.values()]
+        norms = [full(nn.utils.get_total_norm(group)).to(self.device) for group in grads.values()]
         norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros((), device=self.device)
+        # Where pieces are added up in another order the last bit may differ, and copies would drift apart.
+        dist.broadcast(norm, 0)
         factor = (limit / (norm + 1e-6)).clamp(max=1.0)
         for group in grads.values():
             pieces = [local(grad) for grad in group]
             torch._foreach_mul_(pieces, factor.to(pieces[0].device))
         return norm
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The piece of a tensor that this process holds; shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def layout(tensor: Tensor) -> Any:
-    """What tensors must have in common to be handled in one operation: None where all of it is here."""
-    return tensor.device_mesh if isinstance(tensor, DTensor) else None
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _grid(size: int, parallel: ParallelConfig) -> tuple[int, int]:
@@ -230,8 +218,3 @@ def _own_device(device: str) -> torch.device:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def same_everywhere(values: Sequence[Any]) -> bool:
-    """Whether all ranks told the same."""
-    return all(value == values[0] for value in values)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emu2.train.config import OptimConfig
+from emu2.train.pieces import local
 
 
 def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:
@@ -41,7 +42,7 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float, step: int) -> Non
 
 
 class MovingAverage:
-    """Exponential moving average of parameters, kept by name in float32.
+    """Exponential moving average of parameters, kept by name in float32, split as they are.
 
     The decay rises as (1 + n) / (10 + n) until it reaches `decay`, so that a short run is not an average with its own
     random start (the rise that diffusion trainers commonly use).
@@ -56,7 +57,7 @@ class MovingAverage:
     def update(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        named = [(self.shadow[name], parameter.detach().float()) for name, parameter in parameters]
+        named = [(local(self.shadow[name]), local(parameter.detach()).float()) for name, parameter in parameters]
         torch._foreach_lerp_([s for s, _ in named], [p for _, p in named], 1.0 - decay)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from emu2.train.blocks import transformer_blocks
+from emu2.train.pieces import is_sharded
 from emu2.train.settings import ParallelConfig
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def shard_whole(whole: Whole, mesh: DeviceMesh, parallel: ParallelConfig, autoca
     units = [block for blocks in transformer_blocks(whole).values() for block in blocks] + _further_units(whole)
     for unit in units:
         first = unit[0] if isinstance(unit, list) else unit
-        if any(p not in ignored and not _is_sharded(p) for p in first.parameters()):
+        if any(p not in ignored and not is_sharded(p) for p in first.parameters()):
             fully_shard(unit, ignored_params=ignored, **settings)
     for name, methods in _ENTRIES.items():
         root = getattr(whole, name)
@@ -81,13 +82,9 @@ def _further_units(whole: Whole) -> list[Any]:
     ends: list[Any] = [[embed, head]] if embed.weight is head.weight else [embed, head]
     units = [inner.visual, inner.project_up, inner.project_down, *ends, inner.language_model]
     for part in (whole.vae, whole.video_vae, whole.text_tower):
-        # Entered several times in a step, like the model, so nothing may be left to the root: children are entered once.
+        # Entered several times in a step, like the model, so nothing is left to the root: children are entered once.
         units += [] if part is None else [child for child in part.children() if any(True for _ in child.parameters())]
     return units
-
-
-def _is_sharded(parameter: nn.Parameter) -> bool:
-    return isinstance(parameter, DTensor) and "shard" in (parameter.device_mesh.mesh_dim_names or ())
 
 
 def split_layers(whole: Whole, mesh: DeviceMesh) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from emu2.decoder.inflate import is_temporal
 from emu2.model.adapters import has_adapter, is_adapter_parameter
 from emu2.train.config import ADAPTED_PARTS, OptimConfig
+from emu2.train.pieces import layout
 
 if TYPE_CHECKING:
     from emu2.train.whole import Whole
@@ -94,16 +95,16 @@ def trained_parameters(whole: Whole, trained: tuple[str, ...]) -> Iterator[tuple
 
 
 def parameter_groups(whole: Whole, trained: tuple[str, ...], optim: OptimConfig) -> list[dict[str, Any]]:
-    """Groups for the optimizer: by part, and within a part with and without weight decay.
+    """Groups for the optimizer: by part, within a part with and without weight decay, and by the way they are split.
 
     Each group carries `part`, `peak_lr`, which the schedule scales, and `start`, the step it moves from. Matrices
     decay; biases, norms, and the tables looked up by position or token do not.
     """
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for part, name, parameter in trained_parameters(whole, trained):
         decays = _decays(name, parameter)
         group = groups.setdefault(
-            (part, decays),
+            (part, decays, layout(parameter)),
             {
                 "params": [],
                 "part": part,
