@@ -61,6 +61,10 @@ _ConceptsOption = Annotated[
 _ShotsOption = Annotated[
     list[int] | None, typer.Option("--shots", help="Demonstrations in an episode. May be repeated.")
 ]
+_QuestionOption = Annotated[
+    list[str] | None,
+    typer.Option("--question", "-q", help="Only this kind of question in chat records. May be repeated."),
+]
 
 
 def _world(
@@ -71,6 +75,7 @@ def _world(
     style: Style,
     concepts: int | None,
     shots: list[int] | None,
+    questions: list[str] | None,
 ) -> "World":
     from emu2.world import KINDS, World, WorldConfig
 
@@ -82,7 +87,8 @@ def _world(
         style=style.value,
         concepts=concepts,
     )
-    return World(replace(config, shots=tuple(shots)) if shots else config)
+    config = replace(config, shots=tuple(shots)) if shots else config
+    return World(replace(config, questions=tuple(questions)) if questions else config)
 
 
 @app.command("preview")
@@ -101,6 +107,7 @@ def preview_command(
     style: _StyleOption = Style.full,
     concepts: _ConceptsOption = None,
     shots: _ShotsOption = None,
+    question: _QuestionOption = None,
     boxes: Annotated[bool, typer.Option("--boxes", help="Draw the box of every object.")] = False,
     force: ForceOption = False,
 ) -> None:
@@ -109,7 +116,7 @@ def preview_command(
 
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists already; name another file with --out, or give --force.")
-    world = _world(kind, split, seed, size, style, concepts, shots)
+    world = _world(kind, split, seed, size, style, concepts, shots, question)
     records = [world.record(name, start + number) for name in world.config.weights for number in range(count)]
     out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(records, picture=max(64, min(size, 256)), boxes=boxes).save(out)
@@ -129,12 +136,13 @@ def show_command(
     style: _StyleOption = Style.full,
     concepts: _ConceptsOption = None,
     shots: _ShotsOption = None,
+    question: _QuestionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one record: its segments, and with --json all that is true of it."""
     from emu2.world.preview import learned_positions
 
-    record = _world([kind], split, seed, size, style, concepts, shots).record(kind, index)
+    record = _world([kind], split, seed, size, style, concepts, shots, question).record(kind, index)
     segments = [
         _shown(segment, f"{record.key}-{position:02d}", out) for position, segment in enumerate(record.segments)
     ]

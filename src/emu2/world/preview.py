@@ -21,8 +21,8 @@ _MARGIN, _TEXT_WIDTH, _LINE, _FONT_SIZE = 8, 150, 15, 12
 _LETTER = 6.2
 #: Side of a clip's frames, as a share of that of pictures.
 _FRAME = 0.7
-#: Box tokens are shown without their name, which is the same for all.
-_BOX_TOKENS = re.compile(r"<patch_index_0*(\d+)>")
+#: A box of four tokens, which is shown as "[84 84 145 145]".
+_BOX_TOKENS = re.compile(r"<patch_index_0*(\d+)>" * 4)
 
 
 def contact_sheet(records: Iterable[Record], width: int = 1200, picture: int = 96, boxes: bool = False) -> Image.Image:
@@ -112,7 +112,8 @@ def _strip(record: Record, width: int, picture: int, boxes: bool, font: _Font) -
 def _text_tile(text: str, colour: tuple[int, int, int], height: int, width: int, font: _Font) -> Image.Image:
     # long texts take wider tiles, so that they do not become columns of one word
     tile_width = min(width - 2 * _MARGIN, _TEXT_WIDTH if len(text) < 150 else 3 * _TEXT_WIDTH)
-    text = _BOX_TOKENS.sub(r"<\1>", text)
+    # spaces let the lines break between tokens
+    text = _BOX_TOKENS.sub(r"[\1 \2 \3 \4]", text).replace("><", "> <").replace("]<", "] <").replace(">[", "> [")
     paragraphs = [textwrap.wrap(paragraph, int(tile_width / _LETTER)) or [""] for paragraph in text.split("\n")]
     lines = [line for paragraph in paragraphs for line in paragraph]
     tile_width = min(tile_width, int(max(font.getlength(line) for line in lines)) + 4)
