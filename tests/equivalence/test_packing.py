@@ -129,5 +129,5 @@ def test_packing_needs_attention_that_takes_a_mask():
     config = replace(config, data=replace(config.data, pack=True))
     whole = tiny_whole()
     whole.model.config.text_config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="data.pack needs attention by sdpa or eager.*'flash_attention_2'"):
+    with pytest.raises(ValueError, match=r"data.pack needs attention by sdpa or eager.*'flash_attention_2'"):
         objective_class("language")(whole, config, torch.device("cpu"))

@@ -27,7 +27,8 @@ def _shades(clip: Video) -> list[int]:
 
 def test_a_document_of_pairs_goes_either_way():
     story = _story(3)
-    assert alternates(story) and not is_pair(story)
+    assert alternates(story)
+    assert not is_pair(story)
     turned = image_first(story)
     assert [isinstance(segment, str) for segment in turned.segments] == [False, True] * 3
     assert [s for s in turned.segments if isinstance(s, str)] == ["page 0", "page 1", "page 2"]
@@ -35,7 +36,7 @@ def test_a_document_of_pairs_goes_either_way():
     assert text_first(turned).segments == story.segments
     odd = Record("document", (*story.segments, "the end"), "odd")
     assert not alternates(odd)
-    with pytest.raises(ValueError, match="'odd' is no pair of text and picture.*it has 7 segments"):
+    with pytest.raises(ValueError, match=r"'odd' is no pair of text and picture.*it has 7 segments"):
         image_first(odd)
     assert not alternates(Record("document", ("one", "two"), "texts"))
 
@@ -43,7 +44,8 @@ def test_a_document_of_pairs_goes_either_way():
 def test_a_long_document_gives_some_of_its_pairs():
     short = thinned(_story(9), 3, random.Random(0))
     pages = [int(s.removeprefix("page ")) for s in short.segments[::2]]
-    assert len(pages) == 3 and pages == sorted(pages)
+    assert len(pages) == 3
+    assert pages == sorted(pages)
     assert [s.getpixel((0, 0))[0] for s in short.segments[1::2]] == pages
     assert thinned(_story(3), 3, random.Random(0)) == _story(3)
     assert len({tuple(thinned(_story(9), 3, random.Random(i)).segments[::2]) for i in range(8)}) > 1
@@ -69,7 +71,8 @@ def test_a_conversation_keeps_one_clip_in_both_its_forms():
     record = Record.conversation("chat", (("user", (_clip(9), "what?")), ("assistant", ("up",))), "c")
     cut = with_frames(record, (4,), "random", random.Random(1))
     assert cut.segments[0] is cut.turns[0][1][0]
-    assert len(cut.segments[0]) == 4 and cut.segments[1:] == ("what?", "up")
+    assert len(cut.segments[0]) == 4
+    assert cut.segments[1:] == ("what?", "up")
 
 
 def test_a_clip_shorter_than_the_frames_asked_for_is_refused():

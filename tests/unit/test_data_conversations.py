@@ -34,10 +34,10 @@ def test_only_answers_are_learned_each_with_its_end(processor):
     sequence = SequenceBuilder(processor, 2048).conversation(record)
     assert _learned(processor, sequence) == "red</s> blue it</s>"
     assert sequence.labels[-1] == processor.tokenizer.eos_token_id
-    assert len(sequence.images) == 1 and not sequence.frames
-    assert sequence.num_visual_targets == 0 and sequence.num_text_targets == len(
-        [label for label in sequence.labels if label != IGNORE]
-    )
+    assert len(sequence.images) == 1
+    assert not sequence.frames
+    assert sequence.num_visual_targets == 0
+    assert sequence.num_text_targets == len([label for label in sequence.labels if label != IGNORE])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_long_conversations_are_cut_between_pictures(processor):
     # [VIDEO], then frames of [IMG], 4 slots, [/IMG]: a cut inside the second frame leaves one.
     for extra, frames in ((1, 0), (6, 0), (7, 1), (9, 1), (13, 2)):
         cut = SequenceBuilder(processor, video + extra).conversation(record)
-        assert len(cut.images) == 1 and len(cut.frames) == frames, extra
+        assert (len(cut.images), len(cut.frames)) == (1, frames), extra
         assert cut.input_ids == whole.input_ids[: video + (1 + 6 * frames if frames else 0)]
         assert _learned(processor, cut) == "red</s>"
     answer = next(t for t, label in enumerate(whole.labels) if label != IGNORE)
@@ -111,10 +111,11 @@ def test_long_texts_give_chunks(processor):
 def test_a_drawing_learns_its_last_picture_alone_and_is_asked_as_a_model_will_be(processor):
     prompt = (Box((0, 0, 8, 16), "red", (SIDE, SIDE), PICTURE), "left of", PICTURE)
     sequence = SequenceBuilder(processor, 64).build(Record("edit", (*prompt, PICTURE), "e", 3), "last picture")
-    assert sequence.num_visual_targets == 4 and sequence.num_text_targets == 0
+    assert sequence.num_visual_targets == 4
+    assert sequence.num_text_targets == 0
     first = next(t for t, label in enumerate(sequence.labels) if label != IGNORE)
     asked = processor([list(prompt)], draw=True)
     assert sequence.input_ids[:first] == asked["input_ids"][0].tolist()
     assert len(sequence.images) == 4  # the box, what is in it, the picture, the target
-    with pytest.raises(ValueError, match="'w' .text. must end in the picture to be learned; it ends in a str"):
+    with pytest.raises(ValueError, match=r"'w' .text. must end in the picture to be learned; it ends in a str"):
         SequenceBuilder(processor, 64).build(Record("text", ("words",), "w"), "last picture")

@@ -60,7 +60,8 @@ def test_unified_puts_pictures_before_or_after_their_texts():
 def test_unified_learns_the_frames_of_a_clip_after_its_text():
     objective = _objective("unified", image_first=0.0)
     sample = objective.sample(clip(0, frames=6), random.Random(0))
-    assert len(sample.frames) == 3 and sample.num_visual_targets == 12
+    assert len(sample.frames) == 3
+    assert sample.num_visual_targets == 12
     assert objective.collate([sample], ["k"]).counts["visual"] == 12
 
 
@@ -155,7 +156,8 @@ def test_objects_get_other_backgrounds_and_crops_and_other_pictures_none():
     assert len({picture.getpixel((0, 0)) for picture in made}) > 6
     assert all((255, 0, 0) in [colour for _, colour in picture.getcolors(2000)] for picture in made)
     white = object_picture(thing, GenerationConfig(background=0.0, crop_scale=(1.0, 1.0)), random.Random(0))
-    assert white.size == (40, 40) and white.getpixel((0, 0)) == (255, 255, 255)
+    assert white.size == (40, 40)
+    assert white.getpixel((0, 0)) == (255, 255, 255)
     edit = Record(
         "edit", (Image.new("RGB", (16, 16), "red"), "make it blue", Image.new("RGB", (16, 16), "blue")), "e", 2
     )
@@ -189,7 +191,8 @@ def test_temporal_parts_move_first_then_everything(tmp_path):
     before = weights(whole)
     trainer(config, tmp_path, whole=whole).run(until=3)
     moved = {name for name, value in weights(whole).items() if not torch.equal(value, before[name])}
-    assert moved and all("temp_" in name or "transformer_in" in name for name in moved)
+    assert moved
+    assert all("temp_" in name or "transformer_in" in name for name in moved)
     trainer(config, tmp_path, whole=whole).run(resume=True)
     moved = {name for name, value in weights(whole).items() if not torch.equal(value, before[name])}
     assert "video_unet.conv_in.weight" in moved
@@ -200,14 +203,16 @@ def test_temporal_parts_move_first_then_everything(tmp_path):
     pipe = loaded.video_pipeline()
     pipe.set_progress_bar_config(disable=True)
     frames = pipe("red left", num_frames=2, num_inference_steps=1, generator=torch.Generator().manual_seed(0)).frames
-    assert len(frames[0]) == 2 and frames[0][0].size == (SIDE, SIDE)
+    assert len(frames[0]) == 2
+    assert frames[0][0].size == (SIDE, SIDE)
 
 
 def test_a_clip_is_made_from_its_middle_frame():
     objective = _objective("video_decoder")
     wide = Video([frame.resize((2 * SIDE, SIDE)) for frame in clip(0, frames=9).segments[0]])
     sample = objective.sample(Record("video_pair", ("words", wide), "w"), random.Random(0))
-    assert len(sample.frames) == 3 and all(frame.size == (SIDE, SIDE) for frame in sample.frames)
+    assert len(sample.frames) == 3
+    assert all(frame.size == (SIDE, SIDE) for frame in sample.frames)
     middle = wide[4].crop((SIDE // 2, 0, SIDE // 2 + SIDE, SIDE))
     assert sample.shown.tobytes() == middle.tobytes()
     embeddings, moments = objective.frozen([sample])
