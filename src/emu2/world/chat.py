@@ -35,13 +35,15 @@ _PICTURE_QUESTIONS: dict[str, PictureQuestion] = {
 #: Kinds of questions. "multi_turn" asks several others about one picture.
 QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn")
 
-#: What a conversation of several turns opens with, and what it goes on with.
-_OPENINGS = ("what", "count", "where", "colour", "group", "yes_no")
+#: What a conversation of several turns may open with that draws a scene of its own, how often it does, and what all
+#: go on with.
+_OPENINGS = ("count", "group")
+_OWN_SCENE = 0.4
 _SEQUELS = ("what", "where", "colour", "yes_no", "referring")
 #: Turns of such a conversation.
 _TURNS = (2, 3, 4)
 #: Draws of a next question before a conversation ends.
-_ATTEMPTS = 20
+_ATTEMPTS = 50
 
 #: LLaVA-1.5's hints at the form of the answer, as the academic tasks of Emu2-Chat use them (paper, section 3.2). A
 #: choice always has its hint; other short answers half of the time, so that the system message is enough.
@@ -78,20 +80,30 @@ def chat(studio: Studio, dice: Dice, key: str) -> Record:
 
 def _several(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
     """Two to four questions about one picture, none of which gives away the answer of a later one."""
-    opening = dice.pick(tuple(kind for kind in _OPENINGS if kind != "group" or questions.groups_of(studio)))
-    found = _PICTURE_QUESTIONS[opening](studio, dice, None)
-    assert found is not None, "these questions draw a scene that fits"
-    scene, exchange = found
-    exchanges = [exchange]
     wanted = dice.pick(_TURNS)
+    exchanges = []
+    found = _PICTURE_QUESTIONS[dice.pick(_OPENINGS)](studio, dice, None) if dice.chance(_OWN_SCENE) else None
+    if found is not None:
+        scene, exchange = found
+        exchanges.append(exchange)
+    else:
+        scene = _crowd(studio, dice)
     for _ in range(_ATTEMPTS):
         if len(exchanges) == wanted:
             break
-        told = frozenset().union(*(each.told for each in exchanges))
+        told: frozenset[str] = frozenset().union(*(each.told for each in exchanges))
         found = _PICTURE_QUESTIONS[dice.pick(_SEQUELS)](studio, dice, View(scene, told))
         if found is not None:
             exchanges.append(found[1])
     return scene, exchanges
+
+
+def _crowd(studio: Studio, dice: Dice) -> Scene:
+    """A scene with things of at least two kinds, so that there is something to talk about."""
+    while True:
+        scene = studio.scene(dice)
+        if len(scene.groups()) > 1:
+            return scene
 
 
 def _form_of(exchange: Exchange, form: str) -> str:

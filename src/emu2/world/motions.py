@@ -18,7 +18,7 @@ _ATTEMPTS, _CASTS = 150, 100
 #: Instants of a clip at which its objects must not touch; frames fall between them where there are few.
 _INSTANTS = 17
 #: How far an object bounces, and the radius of a circle, as shares of the picture's side; the least that is visible.
-_SWING, _RADIUS, _LEAST = 0.2, 0.16, 0.1
+_SWING, _RADIUS, _LEAST = 0.2, 0.16, 0.15
 #: Objects that come or leave are this far outside the picture when they cannot be seen.
 _OUTSIDE = 0.01
 

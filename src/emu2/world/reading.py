@@ -24,7 +24,7 @@ SIGNS = {
     "1F194": "ID", "24C2 FE0F": "M", "1F195": "NEW", "1F196": "NG", "1F17E FE0F": "O", "1F197": "OK",
     "1F17F FE0F": "P", "1F198": "SOS", "1F199": "UP!", "1F19A": "VS", "1F519": "BACK", "1F51A": "END",
     "1F51B": "ON!", "1F51C": "SOON", "1F51D": "TOP", "1F3E7": "ATM", "1F6BE": "WC", "2139 FE0F": "i",
-    "1F4AF": "100", "1F51E": "18", "1F51F": "10",
+    "1F51E": "18", "1F51F": "10",
     **{f"{ord(digit):X} FE0F 20E3": digit for digit in "0123456789#*"},
 }  # fmt: skip
 
