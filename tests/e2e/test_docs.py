@@ -18,6 +18,7 @@ from emu2.recipes.start import fresh_whole
 ROOT = Path(__file__).parents[2]
 #: Pages whose blocks need parts of their own run in these tests.
 TESTED_ELSEWHERE = {
+    "docs/data.md": "tests/unit/test_readers_docs.py",
     "docs/decoder.md": "tests/unit/test_decoder_docs.py",
     "docs/decoding.md": "tests/unit/test_inference_docs.py",
     "docs/prompts.md": "tests/unit/test_processing_docs.py",

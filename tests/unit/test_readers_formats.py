@@ -264,6 +264,15 @@ def test_coco_captions(tmp_path, opened, coco):
     ]
 
 
+def test_textcaps(tmp_path, opened):
+    write(tmp_path / "images/ab.jpg", encoded("red"))
+    path = write(
+        tmp_path / "TextCaps.json", {"data": [{"image_id": "ab", "caption_str": "A stop sign.", "caption_id": 1}]}
+    )
+    source = opened("coco_captions", path, "pair", images=tmp_path / "images")
+    assert shapes(source[0].segments) == ["<red>", "A stop sign."]
+
+
 def test_vqav2(tmp_path, opened, coco):
     path = write(tmp_path / "v2_OpenEnded_mscoco_train2014_questions.json", QUESTIONS)
     write(tmp_path / "v2_mscoco_train2014_annotations.json", ANSWERS)

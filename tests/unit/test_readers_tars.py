@@ -113,16 +113,6 @@ def test_fingerprint_is_of_the_shard_list(shards, tmp_path):
     assert len(prints) == 5
 
 
-def test_several_sources_are_one(shards, tmp_path):
-    spec = {"format": "webdataset", "path": str(shards), "cache": str(tmp_path)}
-    source = open_source({"format": "several", "sources": [spec, {**spec, "limit": 1}]}, "pair")
-    assert source.size == 5
-    assert source[4].key == "1/00000/000000000"
-    assert source[4].segments[1] == "a red picture"
-    with pytest.raises(ValueError, match="takes sources, a list of sources"):
-        open_source({"format": "several", "path": "x"}, "pair")
-
-
 def test_clips(tmp_path):
     members = [("0.mp4", video()), ("0.txt", "it grows brighter"), ("1.mp4", video(5)), ("1.txt", "so does this")]
     write(tmp_path / "0.tar", tar_bytes(members))

@@ -54,11 +54,17 @@ class Annotations(Reader):
 
 
 class CocoCaptions(Annotations):
-    """`captions_train2014.json`: `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`)."""
+    """`captions_train2014.json`: `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`); or TextCaps'
+    `TextCaps_0.1_train.json`: `data` (`image_id`, `caption_str`)."""
 
     needs = "'images' with a file_name and 'annotations' with a caption"
 
     def _load(self, value: Any, path: str) -> list[tuple[str, str, str]]:
+        if "data" in value:
+            return [
+                (f"{note['image_id']}.jpg", note["caption_str"], f"{base_name(path)}/{number}")
+                for number, note in enumerate(value["data"])
+            ]
         names = {image["id"]: image["file_name"] for image in value["images"]}
         return [
             (names.get(note["image_id"], ""), note["caption"], f"{base_name(path)}/{note['id']}")
@@ -127,7 +133,7 @@ def _most_common(answers: tuple[str, ...]) -> str | None:
 def _coco_names(image_id: Any, subset: str) -> list[str]:
     if not isinstance(image_id, int):
         return [f"{image_id}.jpg", str(image_id)]
-    named = [f"COCO_{subset}_{image_id:012d}.jpg", f"{subset}/COCO_{subset}_{image_id:012d}.jpg"] if subset else []
+    named = [f"COCO_{subset}_{image_id:012d}.jpg"] if subset else []
     return [*named, f"{image_id:012d}.jpg", f"{image_id}.jpg"]
 
 

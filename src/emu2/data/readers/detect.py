@@ -28,6 +28,8 @@ def _file_form(value: dict[str, Any]) -> str | None:
     data = _first(value.get("data"))
     if "ocr_tokens" in data and "question" not in data:
         return "the OCR tokens of 'textvqa' (give them as its annotations=)"
+    if "caption_str" in data:
+        return "'coco_captions' (TextCaps)"
     return "'textvqa'" if "question" in data else None
 
 

@@ -26,7 +26,7 @@ class Format:
 _PAIRS = ("pair", "text_to_image", "chat")
 _DOCUMENTS = ("document", "storyboard")
 
-#: Name of a format -> what reads it. "several" is a list of others: {"format": "several", "sources": [...]}.
+#: Name of a format -> what reads it.
 FORMATS: dict[str, Format] = {
     "webdataset": Format("pairs.PairTars", _PAIRS, "captioned pictures in tars, as img2dataset writes them"),
     "video2dataset": Format(
@@ -50,25 +50,18 @@ FORMATS: dict[str, Format] = {
     "text": Format("texts.Texts", ("text",), "plain text in files, lines, JSON lines or parquet"),
 }
 
-#: The format that joins others.
-SEVERAL = "several"
-
 
 def open_source(spec: Mapping[str, Any], kind: str) -> Source:
     """The source that `spec` describes (see `SourceConfig`), giving records of `kind`.
-
-    `{"format": "several", "sources": [spec, spec, ...]}` joins sources of one kind.
 
     Raises:
         ValueError: unknown format or setting, a kind that the format does not hold, no data found, or files that are
             of another format than named (says which they look like).
     """
-    if spec.get("format") == SEVERAL:
-        return _open_several(spec, kind)
     config = SourceConfig.from_dict(spec)
     form = FORMATS.get(config.format)
     if form is None:
-        raise ValueError(f"There is no format {config.format!r}; there are {', '.join((*FORMATS, SEVERAL))}.")
+        raise ValueError(f"There is no format {config.format!r}; there are {', '.join(FORMATS)}.")
     if kind not in form.kinds:
         fitting = [name for name, other in FORMATS.items() if kind in other.kinds]
         raise ValueError(
@@ -77,16 +70,3 @@ def open_source(spec: Mapping[str, Any], kind: str) -> Source:
         )
     module, _, name = form.reader.partition(".")
     return getattr(import_module(f"emu2.data.readers.{module}"), name)(config, kind)
-
-
-def _open_several(spec: Mapping[str, Any], kind: str) -> Source:
-    from emu2.data.readers.joined import JoinedSource
-
-    unknown = sorted(set(spec) - {"format", "sources"})
-    parts = spec.get("sources")
-    if unknown or not isinstance(parts, (list, tuple)):
-        raise ValueError(
-            f"The format {SEVERAL!r} takes sources, a list of sources, and nothing else; "
-            f"got {', '.join(map(str, spec))}."
-        )
-    return JoinedSource([open_source(part, kind) for part in parts])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _THREADS = 8
 _SHOWN = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
+#: COCO's names of 2014 say their subset.
+_COCO = re.compile(r"COCO_(\w+2014)_\d+\.jpg$")
 #: Fields of a sample's metadata by which its picture may be asked for (img2dataset keeps them of its input).
 _NAMING_FIELDS = ("url", "image_name", "raw_url")
 
@@ -104,7 +107,7 @@ class Pictures:
 
     def _find(self, names: Sequence[str]) -> tuple[str, int, int] | None:
         """(path, start, size); a size of -1 is the whole file."""
-        for name in names:
+        for name in _with_folders(names):
             # Nothing is fetched from addresses that annotations name; they are only looked up.
             for folder in self._folders if "://" not in name else ():
                 for path in dict.fromkeys((_joined(folder, name), _joined(folder, base_name(name)))):
@@ -117,6 +120,12 @@ class Pictures:
                     shard, start, size = map(int, self._places[place])
                     return self._tars[shard], start, size
         return None
+
+
+def _with_folders(names: Sequence[str]) -> list[str]:
+    """Names, and those of COCO's pictures below the folder of their subset (`train2014/COCO_train2014_...jpg`)."""
+    found = ((name, _COCO.match(name)) for name in names)
+    return [one for name, match in found for one in ([name, f"{match[1]}/{name}"] if match else [name])]
 
 
 def index_names(path: str) -> np.ndarray:
