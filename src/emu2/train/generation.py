@@ -42,12 +42,13 @@ class GenObjective(SequenceObjective):
         """What was to be drawn and what is, where there is a decoder."""
         if not self.whole.complete:
             return {}
-        model, shown = self.whole.model, {}
+        model = self.whole.model
+        shown: dict[str, Any] = {}
         for number, sample in enumerate(batch.extra["samples"][:2]):
             first = next(t for t, label in enumerate(sample.labels) if label != IGNORE)
             ids = torch.tensor([sample.input_ids[:first]], device=self.device)  # ends in [IMG]
             pictures = {"pixel_values": sample.images[:-1], "video_pixel_values": sample.frames}
-            given = {
+            given: dict[str, Any] = {
                 name: torch.stack([self._pixels(picture) for picture in those]).to(self.device)
                 for name, those in pictures.items()
                 if those
