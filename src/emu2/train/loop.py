@@ -30,6 +30,7 @@ from emu2.data.sources import Source
 from emu2.model.adapters import save_adapter
 from emu2.train import blocks, state
 from emu2.train.bad import require_usable, tell_new
+from emu2.train.checkpoint import Checkpoints
 from emu2.train.config import RunConfig, to_dict
 from emu2.train.distributed import World
 from emu2.train.fitting import fit_whole
@@ -96,6 +97,7 @@ class Trainer:
             blocks.compile_blocks(whole)
         self.world.place(whole, config)
         self.objective: Objective = objective_class(config.objective)(whole, config, self.device)
+        self.objective.world = self.world
         set_trainable(whole, config.parts)
         self.optimizer = build_optimizer(parameter_groups(whole, config.parts, config.optim), config.optim)
         _warn_of_rates(config)
@@ -120,6 +122,9 @@ class Trainer:
             workers=config.data.workers,
         )
         self.validation = Validation(self.objective, config, validation, self.world) if validation else None
+        self.checkpoints = Checkpoints(
+            self.out, keep=config.keep_checkpoints, world=self.world, asynchronous=config.save_async
+        )
         self.step = 0
         self.bad: Counter[str] = Counter()
         self.skipped = 0
@@ -173,6 +178,7 @@ class Trainer:
                         if _due(self.step, self.config.save_every) and self.step < last:
                             self.save()
                     self.save()
+                    self.checkpoints.wait()
             finally:
                 if log:
                     log.close()
@@ -346,9 +352,7 @@ class Trainer:
             batches += [batch.to(self.device) for batch in self.objective.batches([read]) if batch is not None]
         self.objective.finish(batches)
         if self.config.lora is not None:
-            save_adapter(
-                self.whole.model, self.out / "adapter", processor=self.whole.processor, write=self.world.main
-            )
+            save_adapter(self.whole.model, self.out / "adapter", processor=self.whole.processor, write=self.world.main)
             return
         self.whole.save(self.out / "model")
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from emu2.train import checkpoint
@@ -19,15 +18,17 @@ if TYPE_CHECKING:
 
 
 def save(run: Trainer) -> Path:
-    """Write a checkpoint of the run's present step."""
+    """Write a checkpoint of the run's present step.
+
+    It holds no generator's state: all chance is a function of the seed and the place in the run.
+    """
     names = {id(parameter): name for name, parameter in run.parameters.items()}
-    tensors: dict[str, Mapping[str, Tensor]] = {
+    groups: dict[str, Mapping[str, Tensor]] = {
         "weights": dict(run.parameters),
         "optimizer": checkpoint.optimizer_tensors(run.optimizer, names),
-        "rng": checkpoint.rng_tensors(),
+        "average": run.average.shadow if run.average else {},
     }
-    if run.average is not None:
-        tensors["average"] = run.average.shadow
+    tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     state = {
         "step": run.step,
         "data": run.mixture.state_dict(),
@@ -36,12 +37,10 @@ def save(run: Trainer) -> Path:
         "skipped": run.skipped,
         "average_updates": run.average.updates if run.average else 0,
         "config": to_dict(run.config),
-        "files": sorted(tensors),
     }
-    return checkpoint.write_checkpoint(run.out, run.step, tensors, state, keep=run.config.keep_checkpoints)
+    return run.checkpoints.save(run.step, tensors, state)
 
 
-@torch.no_grad()
 def restore(run: Trainer) -> None:
     """Put the newest checkpoint of the run's folder back; nothing where there is none.
 
@@ -51,15 +50,19 @@ def restore(run: Trainer) -> None:
     found = checkpoint.list_checkpoints(run.out)
     if not found:
         return
-    tensors, state = checkpoint.read_checkpoint(found[-1])
+    state = checkpoint.read_state(found[-1])
     check_settings(to_dict(run.config), state["config"], run.out)
     check_data(run.mixture.fingerprints(), state["sources"], run.out)
-    for name, parameter in run.parameters.items():
-        parameter.copy_(tensors["weights"][name])
-    checkpoint.load_optimizer(run.optimizer, run.parameters, tensors["optimizer"])
-    checkpoint.set_rng(tensors["rng"])
+    stored = checkpoint.stored_tensors(found[-1])
+    moments = {name.removeprefix("optimizer/"): data for name, data in stored.items() if name.startswith("optimizer/")}
+    groups: dict[str, Mapping[str, Tensor]] = {
+        "weights": run.parameters,
+        "optimizer": checkpoint.room_for_optimizer(run.optimizer, run.parameters, moments),
+        "average": run.average.shadow if run.average else {},
+    }
+    wanted = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+    checkpoint.load_tensors(found[-1], wanted, run.world)
     if run.average is not None:
-        run.average.shadow = {name: value.to(run.device) for name, value in tensors["average"].items()}
         run.average.updates = state["average_updates"]
     run.mixture.load_state_dict(state["data"])
     run.bad = Counter(state["bad"])
