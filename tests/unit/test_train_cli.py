@@ -3,9 +3,11 @@
 import json
 
 import pytest
-from helpers_train import SIDE, tiny_whole
+from helpers_train import pair, tiny_whole
+from PIL import Image
 from typer.testing import CliRunner
 
+import emu2
 from emu2.cli import app
 
 runner = CliRunner()
@@ -52,21 +54,56 @@ def test_a_folder_in_use_and_a_run_that_is_not_there(tmp_path):
     assert "there is no run in" in " ".join(absent.output.split())
 
 
-def test_a_run_from_a_folder_and_its_resumption(tmp_path):
+@pytest.fixture
+def own_pictures(tmp_path):
+    """A folder of eight small pictures with their captions beside them, and a model that starts."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(8):
+        picture, words = pair(number).segments
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(words)
     tiny_whole().save(tmp_path / "start")
-    settings = ["steps=2", "data.batch_size=2", f"data.image_size={SIDE}", "data.max_length=400", "log_every=1"]
-    arguments = [*(f"--set={setting}" for setting in [*settings, "optim.warmup_steps=1"]), "--json"]
-    out = tmp_path / "run"
-    result = _train("caption", "--model", str(tmp_path / "start"), "--out", str(out), *arguments)
+    return folder
+
+
+def test_a_run_from_a_folder_and_its_resumption(tmp_path, own_pictures):
+    out, start = tmp_path / "run", str(tmp_path / "start")
+    arguments = ["caption", "--data", str(own_pictures), "--epochs", "2", "--set", "data.batch_size=8", "--json"]
+    arguments += ["--set", "steps=2", "--set", "log_every=1", "--set", "optim.warmup_steps=1", "--out", str(out)]
+    result = _train(*arguments, "--model", start)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["steps"] == 2
     assert summary["model"] == str(out / "model")
     assert (out / "model" / "model_index.json").is_file()
-    again = _train("caption", "--model", str(tmp_path / "start"), "--out", str(out), "--resume", *arguments)
+    # The run knows its settings and what it started from.
+    again = _train("caption", "--resume", "--out", str(out), "--json")
     assert again.exit_code == 0, again.output
-    other = _train(
-        "caption", "--model", str(tmp_path / "start"), "--out", str(out), "--resume", *arguments, "--seed", "7"
+    for extra, message in (
+        (["--seed", "7"], "was started with seed=0"),
+        ([], "one of the recipe 'caption', not 'gen'"),
+    ):
+        other = _train("caption" if extra else "gen", "--out", str(out), "--resume", *extra)
+        assert other.exit_code == 2
+        assert message in " ".join(other.output.split())
+
+
+def test_an_adapter_from_own_data_to_a_merged_model(tmp_path, own_pictures):
+    out, start = tmp_path / "run", tmp_path / "start"
+    result = _train(
+        "unified", "--model", str(start), "--data", str(own_pictures), "--lora", "2", "--out", str(out), "--json"
     )
-    assert other.exit_code == 2
-    assert "was started with seed=0" in " ".join(other.output.split())
+    assert result.exit_code == 0, result.output
+    adapter = json.loads(result.stdout.splitlines()[-1])["adapter"]
+    assert adapter == str(out / "adapter")
+    assert not (out / "model").exists()
+
+    prompt, options = [Image.open(own_pictures / "0.png")], {"max_new_tokens": 8}
+    adapted = emu2.load(start, adapter=adapter).complete(prompt, **options)
+    merged = runner.invoke(app, ["convert", "merge", str(start), adapter, str(tmp_path / "merged")])
+    assert merged.exit_code == 0, merged.output
+    assert emu2.load(tmp_path / "merged").complete(prompt, **options) == adapted
+    refused = _train("caption", "--model", adapter, "--out", str(tmp_path / "other"))
+    assert refused.exit_code == 2
+    assert "holds an adapter, not a model" in " ".join(refused.output.split())

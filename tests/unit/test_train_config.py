@@ -12,10 +12,10 @@ def config(**changes) -> RunConfig:
     return RunConfig(**{"name": "x", "objective": "caption", "parts": ("vision", "language"), **changes})
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_is_valid_and_survives_json(name):
-    made = recipes.recipe(name)
-    assert made.name == name
+@pytest.mark.parametrize(("size", "name"), [(size, name) for size in recipes.SIZES for name in recipes.names(size)])
+def test_every_recipe_is_valid_and_survives_json(size, name):
+    made = recipes.recipe(name, size)
+    assert (made.name, made.size) == (name, size)
     assert from_dict(to_dict(made)) == made
 
 
@@ -70,9 +70,9 @@ def test_a_wrong_setting_is_refused_by_name(setting, message):
 
 
 def test_unknown_recipe_and_size_list_what_there_is():
-    with pytest.raises(ValueError, match="no recipe 'captions' at the size 'debug'; there are vision, caption"):
+    with pytest.raises(ValueError, match="no recipe 'captions' at the size 'debug'; there are vision, language"):
         recipes.recipe("captions")
-    with pytest.raises(ValueError, match="no recipes at the size 'huge'; sizes are debug"):
+    with pytest.raises(ValueError, match="no recipes at the size 'huge'; sizes are debug, nano, 37b"):
         recipes.recipe("caption", "huge")
 
 

@@ -66,13 +66,24 @@ def size_of(folder: str | Path) -> str | None:
 
     None when the folder's configuration cannot be read.
     """
-    folder = Path(folder)
-    for place in (folder / "multimodal_encoder", folder):
+    width = _of_language_model(folder, "hidden_size")
+    if width is None:
+        return None
+    return "debug" if width <= _DEBUG_WIDTH else "nano" if width <= _NANO_WIDTH else "37b"
+
+
+def context_of(folder: str | Path) -> int | None:
+    """Longest sequence in tokens that a model folder's language model takes; None when it cannot be read."""
+    return _of_language_model(folder, "max_position_embeddings")
+
+
+def _of_language_model(folder: str | Path, field: str) -> int | None:
+    for place in (Path(folder) / "multimodal_encoder", Path(folder)):
         settings = _read(place / "config.json")
         text: Any = settings.get("text_config", settings)
-        width = text.get("hidden_size") if isinstance(text, dict) else None
-        if isinstance(width, int):
-            return "debug" if width <= _DEBUG_WIDTH else "nano" if width <= _NANO_WIDTH else "37b"
+        value = text.get(field) if isinstance(text, dict) else None
+        if isinstance(value, int):
+            return value
     return None
 
 
