@@ -1,4 +1,4 @@
-"""Records before they become sequences: order, number of pictures, frames of clips."""
+"""Records before they become sequences: order, frames of clips."""
 
 import random
 
@@ -7,7 +7,7 @@ from helpers_train import SIDE, pair
 from PIL import Image
 
 from emu2 import Video
-from emu2.data.arrange import alternates, image_first, is_pair, text_first, thinned, with_frames
+from emu2.data.arrange import alternates, image_first, is_pair, text_first, with_frames
 from emu2.data.records import Record
 from emu2.processing.grounding import Box
 
@@ -39,16 +39,6 @@ def test_a_document_of_pairs_goes_either_way():
     with pytest.raises(ValueError, match=r"'odd' is no pair of text and picture.*it has 7 segments"):
         image_first(odd)
     assert not alternates(Record("document", ("one", "two"), "texts"))
-
-
-def test_a_long_document_gives_some_of_its_pairs():
-    short = thinned(_story(9), 3, random.Random(0))
-    pages = [int(s.removeprefix("page ")) for s in short.segments[::2]]
-    assert len(pages) == 3
-    assert pages == sorted(pages)
-    assert [s.getpixel((0, 0))[0] for s in short.segments[1::2]] == pages
-    assert thinned(_story(3), 3, random.Random(0)) == _story(3)
-    assert len({tuple(thinned(_story(9), 3, random.Random(i)).segments[::2]) for i in range(8)}) > 1
 
 
 def test_clips_give_the_frames_a_run_reads():

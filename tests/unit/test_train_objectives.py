@@ -170,7 +170,6 @@ def test_objects_get_other_backgrounds_and_crops_and_other_pictures_none():
         ("gen.drop_boxes=2", "gen.drop_boxes is a probability; got 2.0"),
         ("gen.crop_scale=[0.0,1.0]", r"gen.crop_scale is \(low, high\) with 0 < low <= high <= 1"),
         ("data.frames=[]", "data.frames needs at least one number"),
-        ("data.max_images=0", "data.max_images must be 1 or more"),
         ("optim.part_start.unet=5", "optim.part_start names 'unet', which this run does not train"),
         ("optim.part_start.vision=-1", r"optim.part_start\['vision'\] must be 0 or more; got -1"),
         ("resolution=0", "resolution must be 1 or more"),

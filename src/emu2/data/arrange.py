@@ -1,4 +1,4 @@
-"""Records rearranged before they become sequences: what comes first, which pictures and which frames stay."""
+"""Records rearranged before they become sequences: what comes first, and which frames of a clip stay."""
 
 from __future__ import annotations
 
@@ -35,15 +35,6 @@ def image_first(record: Record) -> Record:
 def text_first(record: Record) -> Record:
     """A pair or an alternating document with each text before its picture (or clip)."""
     return _ordered(record, text_first=True)
-
-
-def thinned(record: Record, pictures: int, chance: random.Random) -> Record:
-    """An alternating document of at most so many pictures, drawn with their texts; others as they are."""
-    couples = _couples(record) if alternates(record) else []
-    if len(couples) <= pictures:
-        return record
-    kept = sorted(chance.sample(range(len(couples)), pictures))
-    return replace(record, segments=tuple(segment for index in kept for segment in couples[index]))
 
 
 def with_frames(

@@ -24,8 +24,6 @@ class DataConfig:
     frames: how many frames of a clip are read; of several numbers one is drawn for each record (8, 12, 16 in the
         paper's chat). A clip with fewer than the smallest number is a bad sample.
     frame_choice: "random" draws them (the paper's pretraining), "uniform" takes midpoints of equal parts (its chat).
-    max_images: most pictures of an interleaved document; of more so many are drawn with their texts (8 in the paper).
-        None takes all.
     pack: put several documents into one row of at most `max_length` tokens, each seeing only itself; changes no loss.
     bucket: sort the records of one step by length before they are cut into micro-batches, so that rows of one batch
         need little padding; changes no loss.
@@ -49,7 +47,6 @@ class DataConfig:
     image_first: float = 0.5
     frames: tuple[int, ...] = (8,)
     frame_choice: Literal["random", "uniform"] = "random"
-    max_images: int | None = None
     pack: bool = False
     bucket: bool = False
     workers: int = 0
@@ -72,8 +69,6 @@ class DataConfig:
             raise ValueError(f"data.workers must be 0 or more; got {self.workers}.")
         if not self.frames or min(self.frames) < 1:
             raise ValueError(f"data.frames needs at least one number, each 1 or more; got {self.frames}.")
-        if self.max_images is not None and self.max_images < 1:
-            raise ValueError(f"data.max_images must be 1 or more, or null; got {self.max_images}.")
         if not 0 <= self.image_first <= 1:
             raise ValueError(f"data.image_first is a probability; got {self.image_first}.")
         for name, table in (("sources", self.sources), ("batch_sizes", self.batch_sizes)):

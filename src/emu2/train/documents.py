@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu2.data.arrange import alternates, image_first, is_pair, text_first, thinned, with_frames
+from emu2.data.arrange import alternates, image_first, is_pair, text_first, with_frames
 from emu2.data.collate import collate, collate_packed
 from emu2.data.loader import Samples
 from emu2.data.packing import buckets, document_mask, pack
@@ -168,10 +168,8 @@ class SequenceObjective(Objective):
         return self.whole.processor.batch_decode([ids], skip_special_tokens=True)[0].strip()
 
     def _read(self, record: Record, chance: random.Random) -> Record:
-        """The record with as many frames and pictures as the run reads."""
-        data = self.config.data
-        record = with_frames(record, data.frames, data.frame_choice, chance)
-        return record if data.max_images is None else thinned(record, data.max_images, chance)
+        """The record with as many frames of its clips as the run reads."""
+        return with_frames(record, self.config.data.frames, self.config.data.frame_choice, chance)
 
 
 def _bucketed(read: Sequence[Samples]) -> list[Samples]:
