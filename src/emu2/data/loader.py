@@ -13,7 +13,7 @@ from PIL import UnidentifiedImageError
 
 from emu2.data.mixture import Address
 from emu2.data.records import Record
-from emu2.data.sources import Source
+from emu2.data.sources import BadSampleError, Source
 
 #: What a damaged or unfit sample raises. Anything else is a fault of the program and is not swallowed.
 BAD_SAMPLE_ERRORS = (ValueError, OSError, EOFError, UnicodeError, UnidentifiedImageError)
@@ -40,6 +40,8 @@ class Samples:
 
 def cause_of(kind: str, error: BaseException) -> str:
     """What is wrong with a sample, without the names and numbers that are its own: equal for all that share it."""
+    if isinstance(error, BadSampleError):
+        return f"{kind}: {error.cause}"
     message = _NUMBER.sub("N", _OWN.sub("...", str(error)))
     return f"{kind}: {type(error).__name__}: {message[:_CAUSE_LENGTH]}"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PREVIEW = 8
 
 
-class Renamed:
+class _Renamed:
     """Another source whose records' keys say that they are held out, so that no cache of features mixes them up."""
 
     def __init__(self, source: Source):
@@ -34,6 +34,9 @@ class Renamed:
         record = self._source[index]
         return replace(record, key=f"validation/{record.key}")
 
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
 
 class Validation:
     """The same few batches every time, with the same noise.
@@ -41,22 +44,23 @@ class Validation:
     Args:
         objective: of the run.
         config: of the run.
-        sources: kind -> held-out source, for every kind the run weighs.
+        sources: kind -> held-out source; kinds of the run without one are not measured.
         world: the ranks that share each batch.
     """
 
     def __init__(self, objective: Objective, config: RunConfig, sources: Mapping[str, Source], world: World):
         self._objective, self._config, self._world = objective, config, world
-        renamed = {kind: Renamed(source) for kind, source in sources.items()}
+        renamed = {kind: _Renamed(source) for kind, source in sources.items()}
+        data = config.data
         self._loader = Loader(renamed, objective.sample, seed=config.seed)
         mixture = Mixture(
             renamed,
-            config.data.kinds,
-            mode=config.data.mode,
+            {kind: weight for kind, weight in data.kinds.items() if kind in renamed},
+            mode=data.mode,
             seed=config.seed,
-            batch_sizes=config.data.batch_sizes,
+            batch_sizes={kind: size for kind, size in data.batch_sizes.items() if kind in renamed},
         )
-        self._addresses = [mixture.next_step(1, config.data.batch_size)[0] for _ in range(config.validate_batches)]
+        self._addresses = [mixture.next_step(1, data.batch_size)[0] for _ in range(config.validate_batches)]
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
