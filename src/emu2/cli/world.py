@@ -24,6 +24,8 @@ HELP = """Look at the emoji world, the endless data set that the package draws i
 
   emu2 world names dog
 
+  emu2 world shards my-shards --kind pair --kind edit --count 5000
+
   emu2 world atlas --out my-atlas
 """
 
@@ -182,6 +184,45 @@ def _shown(segment: "Segment", name: str, out: Path | None) -> dict[str, str]:
     out.mkdir(parents=True, exist_ok=True)
     segment.save(out / f"{name}.png")
     return {"image": str(out / f"{name}.png")}
+
+
+@app.command("shards")
+def shards_command(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the shards go, a folder for each kind.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", "-k", help="A kind of record. May be repeated.  \\[default: all that have a format]"),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Records of each kind.")] = 1000,
+    start: Annotated[int, typer.Option("--start", min=0, help="Number of the first record.")] = 0,
+    per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Records in a shard.")] = 1000,
+    split: _SplitOption = Split.train,
+    seed: _SeedOption = 0,
+    size: _SizeOption = 96,
+    style: _StyleOption = Style.full,
+    concepts: _ConceptsOption = None,
+    shots: _ShotsOption = None,
+    question: _QuestionOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write records as files: WebDataset tars, MMC4, LLaVA, GRIT and InstructPix2Pix forms, text."""
+    from emu2.world.shards import SOURCES, writable, write_shards
+
+    kinds = writable(kind)
+    world = _world(kinds, split, seed, size, style, concepts, shots, question)
+    written = write_shards(world, out, kinds, count, start=start, per_shard=per_shard, force=force)
+    if as_json:
+        write_json(shards=[vars(item) for item in written], sources=str(out / SOURCES))
+        return
+    screen = console()
+    for item in written:
+        screen.print(
+            f"{item.kind:<20} {item.format:<16} {item.records:>7} records {item.files:>4} files "
+            f"{item.bytes / 1e6:>8.1f} MB",
+            highlight=False,
+        )
+    screen.print(f"{out / SOURCES} names them as sources of a training run", highlight=False)
 
 
 @app.command("names")
