@@ -15,7 +15,7 @@ import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +163,10 @@ class Trainer:
                     steps = self.feed.steps(last)
                     while self.step < last:
                         began = time.perf_counter()
-                        data = next(steps)
+                        data = self._next(steps, stop)
                         waited = time.perf_counter() - began
                         learned = self._learn(data, stop)
-                        if learned is None:
+                        if learned is None or data is None:
                             break
                         values = learned | {"data/wait_seconds": waited}
                         rates = speed.update(_total(batch.amounts for batch in data.batches if batch is not None))
@@ -201,10 +201,19 @@ class Trainer:
 
     # One step
 
-    def _learn(self, data: StepData, stop: StopRequest) -> dict[str, float] | None:
+    def _next(self, steps: Iterator[StepData], stop: StopRequest) -> StepData | None:
+        """The next step's data; None where a signal that ended this process's workers too left none."""
+        try:
+            return next(steps)
+        except RuntimeError:
+            if stop.received is None:
+                raise
+            return None
+
+    def _learn(self, data: StepData | None, stop: StopRequest) -> dict[str, float] | None:
         """One optimizer step; its values for the log. None when the run was told to stop: nothing has changed then."""
         names = self.objective.weights
-        if self.world.any(stop.received is not None)[0]:
+        if self.world.any(stop.received is not None)[0] or data is None:
             return None
         counts = _total(batch.counts for batch in data.batches if batch is not None)
         told = self.world.gather((counts, data.bad))
