@@ -235,6 +235,35 @@ def test_shards_of_another_kind_are_told(shards, tmp_path):
     write(tmp_path / "v.tar", tar_bytes([("0.mp4", video(2)), ("0.txt", "x")]))
     with pytest.raises(ValueError, match="hold no pictures; they look like 'video2dataset'"):
         opened(tmp_path / "v.tar", tmp_path)
+    write(tmp_path / "e.tar", tar_bytes([("0.edited_image.png", encoded()), ("0.txt", "x")]))
+    with pytest.raises(ValueError, match="hold no pictures; they look like 'instructpix2pix'"):
+        opened(tmp_path / "e.tar", tmp_path)
+    with pytest.raises(ValueError, match=r"hold no edits: .*; the first samples have json, png, txt"):
+        opened(shards, tmp_path, "edit", format="instructpix2pix")
+
+
+def test_remote_files_that_are_not_there_are_told(tmp_path):
+    with pytest.raises(ValueError, match=r"memory://nowhere/0.tar cannot be read"):
+        opened("memory://nowhere/0.tar", tmp_path)
+    with pytest.raises(ValueError, match=r"No data found: there is no file or folder memory://nowhere"):
+        opened("memory://nowhere", tmp_path)
+    with pytest.raises(ValueError, match=r"No data found: memory://nowhere/\*.tar holds no tars"):
+        opened("memory://nowhere/*.tar", tmp_path)
+
+
+def test_errors_of_remote_libraries_are_bad_samples(tmp_path, monkeypatch):
+    class CloudError(Exception):
+        pass
+
+    def fail(*args, **kwargs):
+        raise CloudError("try again later")
+
+    with fsspec.open("memory://cloud/0.tar", "wb") as file:
+        file.write(tar_bytes(pair_members(COLOURS)))
+    source = opened("memory://cloud/0.tar", tmp_path)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", fail)
+    with pytest.raises(BAD_SAMPLE_ERRORS, match=r"memory://cloud/0.tar cannot be read: CloudError: try again later"):
+        source[0]
 
 
 def test_files_that_are_no_tars_are_told(tmp_path):

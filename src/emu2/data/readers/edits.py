@@ -9,7 +9,7 @@ from emu2.data.readers.base import Reader
 from emu2.data.readers.config import SourceConfig
 from emu2.data.readers.detect import wrong_format
 from emu2.data.readers.files import find, fingerprint, is_folder, open_file
-from emu2.data.readers.pairs import IMAGE_FIELDS
+from emu2.data.readers.pairs import IMAGE_FIELDS, first_fields
 from emu2.data.readers.pictures import Pictures
 from emu2.data.readers.rows import Rows, whole_json
 from emu2.data.readers.samples import decoded_json, decoded_text, picture, some_text
@@ -55,6 +55,13 @@ class Edits(Reader):
             if tars:
                 self._tars = TarShards(tars, config.cache)
                 found = len(self._tars)
+                seen = first_fields(self._tars)
+                if not all(any(_is_picture(name, names) for name in seen) for names in (_BEFORE, _AFTER)):
+                    raise ValueError(
+                        f"The shards of {', '.join(config.path)} hold no edits: {config.format!r} needs two pictures "
+                        f"a sample, such as KEY.original_image.jpg and KEY.edited_image.jpg; the first samples have "
+                        f"{', '.join(sorted(seen)) or 'nothing'}."
+                    )
             else:
                 self._rows = Rows(files, (*_BEFORE, *_INSTRUCTION, *_AFTER), config.cache)
                 self._pictures = Pictures(config, files[0].rpartition("/")[0])

@@ -5,14 +5,17 @@ URLs go through fsspec, whose file systems are asked for anew each time: it keep
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+#: In URLs a question mark is no wildcard.
+_MAGIC = re.compile(r"[*\[]")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
@@ -99,9 +102,10 @@ def _find_local(path: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def _find_remote(path: str, suffixes: Sequence[str]) -> list[str]:
-    fs, inner = file_system(path)
-    try:
-        if glob.has_magic(inner):
+    if _ends(path.rsplit("/", 1)[-1], suffixes) and not _MAGIC.search(path):
+        return [path]  # one file: whether it is there shows when it is read, without a question for each of thousands
+    with _remote(path) as (fs, inner):
+        if _MAGIC.search(path):
             names = [name for name in fs.glob(inner) if _ends(name.rsplit("/", 1)[-1], suffixes)]
         elif fs.isdir(inner):
             names = [name for name in fs.find(inner) if _ends(name.rsplit("/", 1)[-1], suffixes)]
@@ -109,30 +113,55 @@ def _find_remote(path: str, suffixes: Sequence[str]) -> list[str]:
             return [path]
         else:
             raise ValueError(f"No data found: there is no file or folder {path}.")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be listed: {error}") from error
-    return [fs.unstrip_protocol(name) for name in sorted(names)]
+        return [fs.unstrip_protocol(name) for name in sorted(names)]
+
+
+@contextlib.contextmanager
+def _remote(path: str) -> Iterator[tuple[Any, str]]:
+    """A URL's file system and the path in it; whatever its library raises inside is an OSError."""
+    fs, inner = file_system(path)
+    try:
+        yield fs, inner
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # libraries of clouds and the web have exceptions of their own
+        raise OSError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def is_file(path: str) -> bool:
+    if is_url(path):
+        with _remote(path) as (fs, inner):
+            return bool(fs.isfile(inner))
+    return os.path.isfile(local(path))
+
+
+def top_names(path: str) -> list[str]:
+    """What stands at the top of a folder."""
+    if is_url(path):
+        with _remote(path) as (fs, inner):
+            return [str(name) for name in fs.ls(inner, detail=False)]
+    return os.listdir(local(path))
 
 
 def is_folder(path: str) -> bool:
     if is_url(path):
-        fs, inner = file_system(path)
-        return bool(fs.isdir(inner))
+        with _remote(path) as (fs, inner):
+            return bool(fs.isdir(inner))
     return os.path.isdir(local(path))
 
 
 def size_of(path: str) -> int:
     if is_url(path):
-        fs, inner = file_system(path)
-        return int(fs.size(inner) or 0)
+        with _remote(path) as (fs, inner):
+            return int(fs.size(inner) or 0)
     return os.path.getsize(local(path))
 
 
 def stamp(path: str) -> str:
     """Changes when the file does: its size and time of change, or what the remote store calls its version."""
     if is_url(path):
-        fs, inner = file_system(path)
-        return str(fs.checksum(inner))
+        with _remote(path) as (fs, inner):
+            return str(fs.checksum(inner))
     status = os.stat(local(path))
     return f"{status.st_size}-{status.st_mtime_ns}"
 
@@ -140,21 +169,24 @@ def stamp(path: str) -> str:
 def open_file(path: str) -> Any:
     """The file, opened for reading bytes; seekable."""
     if is_url(path):
-        fs, inner = file_system(path)
-        return fs.open(inner, "rb")
+        with _remote(path) as (fs, inner):
+            return fs.open(inner, "rb")
     return open(local(path), "rb")
 
 
 def read_bytes(path: str) -> bytes:
-    with open_file(path) as file:
+    if is_url(path):
+        with _remote(path) as (fs, inner):
+            return fs.cat_file(inner)
+    with open(local(path), "rb") as file:
         return file.read()
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """`size` bytes from `start` on, or fewer where the file ends before."""
     if is_url(path):
-        fs, inner = file_system(path)
-        return fs.cat_file(inner, start=start, end=start + size)
+        with _remote(path) as (fs, inner):
+            return fs.cat_file(inner, start=start, end=start + size)
     with open(local(path), "rb", buffering=0) as file:
         file.seek(start)
         parts, left = [], size

@@ -69,4 +69,7 @@ def open_source(spec: Mapping[str, Any], kind: str) -> Source:
             + (f", which these give: {', '.join(fitting)}." if fitting else ".")
         )
     module, _, name = form.reader.partition(".")
-    return getattr(import_module(f"emu2.data.readers.{module}"), name)(config, kind)
+    try:
+        return getattr(import_module(f"emu2.data.readers.{module}"), name)(config, kind)
+    except OSError as error:
+        raise ValueError(f"The source {', '.join(config.path)} cannot be read: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from emu2.data.readers.base import Reader
@@ -18,6 +19,23 @@ if TYPE_CHECKING:
 
 IMAGE_FIELDS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 VIDEO_FIELDS = tuple(sorted(suffix[1:] for suffix in VIDEO_SUFFIXES))
+#: Samples that are looked at before a source is taken for what it was called.
+_LOOKED_AT = 4
+#: Format -> fields by which its samples are known.
+_OTHERS = {
+    "video2dataset": set(VIDEO_FIELDS),
+    "webdataset": set(IMAGE_FIELDS),
+    "instructpix2pix": {f"edited_image.{ending}" for ending in IMAGE_FIELDS},
+}
+
+
+def first_fields(shards: TarShards) -> set[str]:
+    """The fields of the first few samples that can be read."""
+    seen: set[str] = set()
+    for index in range(min(_LOOKED_AT, len(shards))):
+        with contextlib.suppress(BadSampleError):
+            seen.update(shards[index].fields)
+    return seen
 
 
 def captioned(kind: str, shown: Segment, caption: str, key: str, config: SourceConfig, truth: dict[str, Any]) -> Record:
@@ -32,7 +50,7 @@ def captioned(kind: str, shown: Segment, caption: str, key: str, config: SourceC
 class PairTars(Reader):
     """Samples of a picture (`jpg`, `png`, `webp`, ...) and a caption (`txt`, or `caption` in `json`)."""
 
-    fields, other_fields, other_format, shown = IMAGE_FIELDS, VIDEO_FIELDS, "video2dataset", "picture"
+    fields, shown = IMAGE_FIELDS, "picture"
 
     def __init__(self, config: SourceConfig, kind: str):
         super().__init__(config, kind)
@@ -66,22 +84,21 @@ class PairTars(Reader):
         return some_text(text, "caption", sample.key)
 
     def _check_first(self) -> None:
-        """Tell shards of the other kind from shards with a few bad samples."""
-        try:
-            found = self._shards[0].fields
-        except BadSampleError:
+        """Tell shards of another kind from shards with a few bad samples."""
+        seen = first_fields(self._shards)
+        if not seen or any(name in self.fields for name in seen):
             return
-        if not any(name in found for name in self.fields) and any(name in found for name in self.other_fields):
-            raise ValueError(
-                f"The shards of {', '.join(self.config.path)} hold no {self.shown}s; they look like "
-                f"{self.other_format!r} (the first sample has {', '.join(sorted(found))}), not {self.config.format!r}."
-            )
+        looks = next((f"; they look like {form!r}" for form, names in _OTHERS.items() if names & seen), "")
+        raise ValueError(
+            f"The shards of {', '.join(self.config.path)} hold no {self.shown}s{looks} (the first samples have "
+            f"{', '.join(sorted(seen))}), so they are not {self.config.format!r}."
+        )
 
 
 class ClipTars(PairTars):
     """Samples of a clip (`mp4`, `webm`, ...) and a caption (`txt`, or `caption` in `json`)."""
 
-    fields, other_fields, other_format, shown = VIDEO_FIELDS, IMAGE_FIELDS, "webdataset", "clip"
+    fields, shown = VIDEO_FIELDS, "clip"
 
     def _load(self, data: bytes, where: str) -> Any:
         return clip(data, self.config, where)

@@ -16,15 +16,14 @@ import numpy as np
 from emu2.data.readers.config import SourceConfig
 from emu2.data.readers.files import (
     base_name,
-    file_system,
     find,
     fingerprint,
+    is_file,
     is_folder,
-    is_url,
-    local,
     open_file,
     read_bytes,
     read_range,
+    top_names,
 )
 from emu2.data.readers.index_cache import cached_index
 from emu2.data.readers.samples import IMAGE_SUFFIXES, clip, picture
@@ -61,7 +60,7 @@ class Pictures:
         self._folders: list[str] = []
         tars: list[str] = []
         for path in config.images or (beside or ".",):
-            if is_folder(path) and not (config.images and _only_tars(path)):
+            if is_folder(path) and not (config.images and _holds_tars(path)):
                 self._folders.append(path.rstrip("/"))
             else:
                 tars += find([path], (".tar",), "folder of pictures and no tars")
@@ -111,7 +110,7 @@ class Pictures:
             # Nothing is fetched from addresses that annotations name; they are only looked up.
             for folder in self._folders if "://" not in name else ():
                 for path in dict.fromkeys((_joined(folder, name), _joined(folder, base_name(name)))):
-                    if _exists(path):
+                    if is_file(path):
                         return path, 0, -1
             for alias in dict.fromkeys((name, base_name(name))) if self._tars else ():
                 number = _number(alias)
@@ -166,16 +165,5 @@ def _joined(folder: str, name: str) -> str:
     return name if os.path.isabs(name) else f"{folder}/{name}"
 
 
-def _exists(path: str) -> bool:
-    if not is_url(path):
-        return os.path.isfile(local(path))
-    fs, inner = file_system(path)
-    return bool(fs.isfile(inner))
-
-
-def _only_tars(path: str) -> bool:
-    """Whether a folder holds tars at its top."""
-    if is_url(path):
-        fs, inner = file_system(path)
-        return any(str(name).endswith(".tar") for name in fs.ls(inner, detail=False))
-    return any(name.endswith(".tar") for name in os.listdir(local(path)))
+def _holds_tars(path: str) -> bool:
+    return any(name.endswith(".tar") for name in top_names(path))
