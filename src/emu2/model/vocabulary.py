@@ -31,7 +31,7 @@ def add_chat_tokens(model: Emu2ForConditionalGeneration, tokenizer: Any) -> bool
     if missing:
         added = [AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True) for token in missing]
         tokenizer.add_tokens(added, special_tokens=True)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.config.text_config.vocab_size
     if rows >= len(tokenizer):
         return bool(missing)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -40,10 +40,11 @@ def add_chat_tokens(model: Emu2ForConditionalGeneration, tokenizer: Any) -> bool
         if index >= rows:
             words = tokenizer(_MEANINGS[token], add_special_tokens=False)["input_ids"]
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-                _set_row(layer.weight, index, words)
+                _set_row(layer, index, words)
     return True
 
 
 @torch.no_grad()
-def _set_row(table: Tensor, index: int, words: list[int]) -> None:
+def _set_row(layer: Any, index: int, words: list[int]) -> None:
+    table: Tensor = layer.weight
     table[index] = table[words].float().mean(dim=0).to(table.dtype)
