@@ -229,8 +229,8 @@ def test_what_is_no_clip_for_the_video_decoder_is_refused():
     objective = _objective("video_decoder")
     with pytest.raises(ValueError, match=r"'pair-0' .pair. has no clip"):
         objective.sample(pair(0), random.Random(0))
-    small = Video([Image.new("RGB", (8, 8))] * 3)
-    with pytest.raises(ValueError, match=r"clip of record 's' is 8x8, smaller than the 16 pixels"):
+    small = Video([Image.new("RGB", (12, 7))] * 3)
+    with pytest.raises(ValueError, match=r"'s' shows 12x7 pixels, and a decoder of 16 pixels learns from sides of 8"):
         objective.sample(Record("video_pair", (small,), "s"), random.Random(0))
     with pytest.raises(ValueError, match=r"reads one number of frames.*data.frames is .2, 3."):
         _objective("video_decoder", frames=(2, 3))
@@ -238,6 +238,16 @@ def test_what_is_no_clip_for_the_video_decoder_is_refused():
     whole.video_unet = None
     with pytest.raises(ValueError, match="'video_decoder' needs a video_unet, which this model does not have"):
         _objective("video_decoder", whole)
+
+
+def test_the_decoder_enlarges_pictures_down_to_half_its_own_size():
+    objective = _objective("decoder")
+    small = Record("pair", (Image.new("RGB", (12, 8), "red"), "red"), "s", 1)
+    sample = objective.sample(small, random.Random(0))
+    assert sample.image.size == (SIDE, SIDE)
+    assert (sample.original_size, sample.crop[0]) == ((8, 12), 0)
+    with pytest.raises(ValueError, match="'s' shows 12x7 pixels, and a decoder of 16 pixels learns from sides of 8"):
+        objective.sample(replace(small, segments=(Image.new("RGB", (12, 7)), "red")), random.Random(0))
 
 
 # Resolution and schedule

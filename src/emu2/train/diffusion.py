@@ -42,6 +42,19 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).numpy())
 
 
+def require_side(record: Record, size: tuple[int, int], drawn: int) -> None:
+    """Refuse a picture or clip whose shorter side is below half of what a decoder draws.
+
+    The paper leaves out pictures below 512 pixels and draws 1024; the U-Net is told their own size.
+    """
+    least = drawn // 2
+    if min(size) < least:
+        raise ValueError(
+            f"Record {record.key!r} shows {size[0]}x{size[1]} pixels, and a decoder of {drawn} pixels learns from sides "
+            f"of {least} or more."
+        )
+
+
 def rows_of(*columns: Sequence[Tensor]) -> Image.Image:
     """A sheet with one line per sequence of pictures (each float[3, H, W])."""
     return to_image(torch.cat([torch.cat(list(line), dim=2) for line in columns], dim=1))
@@ -199,10 +212,7 @@ class DecoderObjective(DiffusionObjective):
     def sample(self, record: Record, chance: random.Random) -> DecoderSample:
         image = first_image(record).convert("RGB")
         width, height = image.size
-        if min(width, height) < self.size:
-            raise ValueError(
-                f"Record {record.key!r} is {width}x{height}, smaller than the {self.size} pixels the decoder draws."
-            )
+        require_side(record, image.size, self.size)
         scale = self.size / min(width, height) * chance.uniform(*self.config.diffusion.crop_scale)
         scaled = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
         if scaled != image.size:

@@ -26,7 +26,7 @@ from emu2.decoder.conditioning import with_coordinates
 from emu2.processing.video import Video
 from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
-from emu2.train.diffusion import DiffusionObjective, rows_of, to_pixels
+from emu2.train.diffusion import DiffusionObjective, require_side, rows_of, to_pixels
 from emu2.train.features import FeatureCache
 from emu2.train.objectives import Batch
 from emu2.train.whole import Whole
@@ -82,12 +82,7 @@ class VideoDecoderObjective(DiffusionObjective):
         first = with_frames(Record(record.kind, (clips[0],), record.key), self.config.data.frames, "uniform", chance)
         clip = first.segments[0]
         assert isinstance(clip, Video)
-        width, height = clip[0].size
-        if min(width, height) < self.size:
-            raise ValueError(
-                f"The clip of record {record.key!r} is {width}x{height}, smaller than the {self.size} pixels the video "
-                "decoder makes."
-            )
+        require_side(record, clip[0].size, self.size)
         return ClipSample(f"{record.key}#clip", tuple(self._square(frame) for frame in clip))
 
     def collate(self, samples: Sequence[ClipSample], keys: list[str]) -> Batch:
