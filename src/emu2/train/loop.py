@@ -33,6 +33,7 @@ from emu2.train.bad import require_usable, tell_new
 from emu2.train.checkpoint import Checkpoints
 from emu2.train.config import RunConfig, to_dict
 from emu2.train.distributed import World
+from emu2.train.export import save_whole
 from emu2.train.fitting import fit_whole
 from emu2.train.metrics import RunLog, Throughput, describe, progress_bar
 from emu2.train.nonfinite import NonFiniteError, complaint, keep_batches
@@ -363,7 +364,7 @@ class Trainer:
         if self.config.lora is not None:
             save_adapter(self.whole.model, self.out / "adapter", processor=self.whole.processor, write=self.world.main)
             return
-        self.whole.save(self.out / "model")
+        save_whole(self.whole, self.out / "model", self.world)
 
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
