@@ -50,8 +50,8 @@ def require_side(record: Record, size: tuple[int, int], drawn: int) -> None:
     least = drawn // 2
     if min(size) < least:
         raise ValueError(
-            f"Record {record.key!r} shows {size[0]}x{size[1]} pixels, and a decoder of {drawn} pixels learns from sides "
-            f"of {least} or more."
+            f"Record {record.key!r} shows {size[0]}x{size[1]} pixels, and a decoder of {drawn} pixels learns from "
+            f"sides of {least} or more."
         )
 
 
