@@ -53,6 +53,8 @@ def test_unified_puts_pictures_before_or_after_their_texts():
         starts = [objective.sample(record, random.Random(i)).input_ids[1] for i in range(60)]
         shown_first = {slot, objective.whole.processor.tokenizer.convert_tokens_to_ids(tokens.VIDEO)}
         assert 15 < sum(start in shown_first for start in starts) < 45
+    both = {objective.sample(story, random.Random(i)).num_visual_targets for i in range(20)}
+    assert both == {8, 12}  # the picture that opens a document is told by nothing
     asked = replace(pair(0), segments=pair(0).segments[::-1], kind="text_to_image")
     assert all(objective.sample(asked, random.Random(i)).input_ids[1] != slot for i in range(10))
 

@@ -244,9 +244,10 @@ class UnifiedObjective(SequenceObjective):
             if not isinstance(record.segments[0], str) and chance.random() >= self.config.data.image_first:
                 record = text_first(record)
         elif record.answer_from is None and alternates(record):
-            record = image_first(record) if chance.random() < self.config.data.image_first else text_first(record)
+            first = chance.random() < self.config.data.image_first
+            record = replace(image_first(record), answer_from=1) if first else text_first(record)
         # Pretraining learns whole documents, not answers alone, with two exceptions (the paper names none). A picture
-        # with its caption after it is no target: no word tells what to draw. And nothing before an episode's second
+        # that opens a pair or document is no target: no word tells what to draw. And nothing before an episode's second
         # picture says that it is one: learning that part too would teach to answer any picture as if it were.
         if record.answer_from is not None:
             record = replace(record, answer_from=min(record.answer_from, _FIRST_DEMONSTRATION))
