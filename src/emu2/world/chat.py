@@ -65,7 +65,8 @@ def chat(studio: Studio, dice: Dice, key: str) -> Record:
         return _record(key, studio.film(clip), dice, [exchange], form, {"clip": studio.clip_facts(clip)})
     if kind == "multi_turn":
         scene, exchanges = _several(studio, dice)
-        truths = [exchange.truth(_form_of(exchange, form)) for exchange in exchanges]
+        form = _form_of(exchanges, form)
+        truths = [exchange.truth(form) for exchange in exchanges]
         facts = {"scene": studio.facts(scene), "question": "multi_turn", "turns": truths}
         return _record(key, studio.render(scene), dice, exchanges, form, facts)
     found = _PICTURE_QUESTIONS[kind](studio, dice, None)
@@ -106,15 +107,15 @@ def _crowd(studio: Studio, dice: Dice) -> Scene:
             return scene
 
 
-def _form_of(exchange: Exchange, form: str) -> str:
-    """A box has one form only."""
-    return "short" if exchange.kind == "referring" else form
+def _form_of(exchanges: list[Exchange], form: str) -> str:
+    """Whoever asks for a box is answered in short."""
+    return "short" if any(exchange.kind == "referring" for exchange in exchanges) else form
 
 
 def _record(
     key: str, shown: Segment, dice: Dice, exchanges: list[Exchange], form: str, facts: dict[str, Any]
 ) -> Record:
-    form = _form_of(exchanges[0], form)
+    form = _form_of(exchanges, form)
     turns: list[tuple[str, tuple[Segment, ...]]] = [
         ("system", (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED,))
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from emu2.data.records import Record
 from emu2.world.atlas import Atlas
 from emu2.world.captions import WORDINGS, at, be, caption, does, is_plural, with_article
-from emu2.world.clips import MOTIONS, Clip, Motion
+from emu2.world.clips import MOTIONS, WAYS, Clip, Motion
 from emu2.world.dice import Dice
 from emu2.world.motions import Role, leg, shoot
 from emu2.world.scene import Scene, SceneObject
@@ -19,6 +19,7 @@ _WORDING_WEIGHTS = (1.0, 2.0, 4.0, 7.0)
 #: Running sums of the weights of MOTIONS for an object that is drawn first, and for those beside it.
 _LEADS = (5.0, 6.5, 8.0, 9.5, 10.5, 11.5, 12.0)
 _OTHERS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 8.0)
+_STRAIGHT = ("goes", "returns")
 #: Running sums of the weights of one, two and three objects.
 _CASTS = (0.5, 0.85, 1.0)
 
@@ -37,9 +38,11 @@ def random_clip(studio: Studio, dice: Dice) -> Clip:
     def cast() -> list[Role]:
         count = dice.weighted((1, 2, 3), _CASTS)
         concepts = studio.some(dice, min(count, len(studio.pool), studio.style.capacity))
+        motions = [dice.weighted(MOTIONS, _OTHERS if number else _LEADS) for number in range(len(concepts))]
+        # the direction belongs to the role: left to the attempts at a clip, diagonals would fail more often
         return [
-            Role(studio.variant(dice, concept), dice.weighted(MOTIONS, _OTHERS if number else _LEADS))
-            for number, concept in enumerate(concepts)
+            Role(studio.variant(dice, concept), motion, dice.pick(tuple(WAYS)) if motion in _STRAIGHT else None)
+            for concept, motion in zip(concepts, motions, strict=True)
         ]
 
     return shoot(studio, dice, cast)
