@@ -1,6 +1,8 @@
 """Captioned pictures and clips in tars: random access, damage, indices, URLs, fingerprints."""
 
+import io
 import pickle
+import tarfile
 
 import fsspec
 import numpy as np
@@ -111,6 +113,26 @@ def test_fingerprint_is_of_the_shard_list(shards, tmp_path):
     write(shards / "00001.tar", tar_bytes(pair_members(COLOURS[1:], 2)))
     prints.add(opened(shards, tmp_path).fingerprint())
     assert len(prints) == 5
+
+
+def test_tars_of_other_programs(tmp_path):
+    """Long and foreign names, folders, hidden files, old and new header forms, two tars in one file."""
+    names = ["./deep/" + "x" * 150, "./Bücher/ä", "plain"]
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        path = tmp_path / f"{form}.tar"
+        with tarfile.open(path, "w", format=form) as tar:
+            folder = tarfile.TarInfo("./deep")
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+            for name in names:
+                for hidden, ending, data in (("", "png", encoded()), ("._", "txt", b"?"), ("", "txt", name.encode())):
+                    head, _, tail = name.rpartition("/")
+                    info = tarfile.TarInfo(f"{head}/{hidden}{tail}.{ending}" if head else f"{hidden}{tail}.{ending}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        path.write_bytes(path.read_bytes() + tar_bytes(pair_members(["blue"])))
+        source = opened(path, tmp_path)
+        assert [source[index].segments[1] for index in range(source.size)] == [*names, "a blue picture"]
 
 
 def test_clips(tmp_path):

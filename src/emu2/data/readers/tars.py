@@ -110,9 +110,8 @@ def index_samples(path: str) -> np.ndarray:
             end = member.offset_data + -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
             covered = end
             match = _NAME.match(member.name)
-            if not member.isreg() or not match or base_name(member.name).startswith("."):
-                previous = None
-                continue
+            if not member.isreg() or not match:
+                continue  # folders and hidden files may stand between the members of a sample
             if match[1] == previous:
                 samples[-1] = (samples[-1][0], end)
             else:
