@@ -34,18 +34,7 @@ def edit(studio: Studio, dice: Dice, key: str) -> Record:
 
     Every kind of edit that the configuration allows comes up equally often.
     """
-    kind = dice.pick(_possible(studio))
-    found = None
-    for _ in range(_ATTEMPTS):
-        found = _EDITS[kind](studio, dice)
-        if found is not None and studio.allows(found.after):
-            break
-        found = None
-    if found is None:
-        raise ValueError(
-            f"The edit {kind!r} was found in none of {_ATTEMPTS} scenes of the split {studio.config.split!r}; allow "
-            "more concepts."
-        )
+    kind, found = _draw_edit(studio, dice)
     truth = {
         "scenes": [studio.facts(found.before), studio.facts(found.after)],
         "edit": {"kind": kind, **found.facts},
@@ -54,6 +43,19 @@ def edit(studio: Studio, dice: Dice, key: str) -> Record:
     }
     segments = (studio.render(found.before), found.instruction, studio.render(found.after))
     return Record("edit", segments, key, 2, truth)
+
+
+def _draw_edit(studio: Studio, dice: Dice) -> tuple[str, _Edit]:
+    """The kind of edit and the edit. A small pool may leave the split none of a kind: then it is another kind."""
+    for kind in dice.shuffled(_possible(studio)):
+        for _ in range(_ATTEMPTS):
+            found = _EDITS[kind](studio, dice)
+            if found is not None and studio.allows(found.after):
+                return kind, found
+    raise ValueError(
+        f"No scene of the split {studio.config.split!r} was found that can be edited; allow more concepts or the style "
+        "'full'."
+    )
 
 
 def _possible(studio: Studio) -> list[str]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: How a prompt for a picture begins, as in Emu2-Gen's data.
 OPENING = "A picture of "
-#: Stands for an object's name where only its picture says what it is.
-NAMELESS = "this"
 #: Objects given as pictures, at most.
 _MOST_GIVEN = 3
 _POSES = (-45, -30, -15, 15, 30, 45)
@@ -49,8 +47,8 @@ def composition(studio: Studio, dice: Dice, key: str) -> Record:
     """Pictures of objects, and where each of them shall stand; then the picture of all of them.
 
     In an object's picture it is turned, larger or smaller, and on another background than in the target. Half of the
-    records say with boxes where it goes and how large it gets, the others with words; half name the objects, the others
-    only say "this", so that nothing but the picture tells what it is.
+    records say with boxes where it goes and how large it gets, the others with words; half name the objects, in the
+    others nothing but the picture tells what it is.
     """
     count = 1 + dice.below(min(_MOST_GIVEN, studio.style.capacity, len(studio.pool)))
     emoji = [studio.variant(dice, concept) for concept in studio.some(dice, count)]
@@ -63,14 +61,14 @@ def composition(studio: Studio, dice: Dice, key: str) -> Record:
     parts: list[Segment] = []
     said = OPENING
     for number, (item, box, shown) in enumerate(zip(scene.objects, _boxes(studio, scene), given, strict=True)):
-        phrase = _phrase(studio, item) if named else NAMELESS
+        phrase = _phrase(studio, item) if named else None
         link = _link(number, count) if number else ""
         if boxed:
             parts.append(said + link)
             parts.append(Box(box, phrase, (studio.config.image_size,) * 2, studio.render(shown)))
             said = ""
         else:
-            parts += [f"{said}{link}{phrase} ", studio.render(shown)]
+            parts += [f"{said}{link}{phrase} " if phrase else f"{said}{link}", studio.render(shown)]
             said = f" {'' if item.size == 'medium' else item.size + ' '}{at(item.place)}"
     parts += [f"{said} on {scene.background.text}", studio.render(scene)]
     facts = [studio.facts(shown) for shown in (*given, scene)]

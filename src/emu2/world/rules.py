@@ -16,6 +16,9 @@ from emu2.world.studio import Studio
 #: What the words may follow.
 ATTRIBUTES = ("colour", "count", "position", "size", "group")
 
+#: Rules tried until the split has scenes for one, and scenes until it may show one.
+_ATTEMPTS = 100
+
 #: Cells of each side of the picture, from end to end.
 _SIDES = {
     "left": ("top left", "left", "bottom left"),
@@ -50,6 +53,8 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
 
     def show(side: int) -> tuple[Scene, str, dict[str, int]]:
         scene, sides = _draw_scene(studio, dice, law, side)
+        while not studio.allows(scene):
+            scene, sides = _draw_scene(studio, dice, law, side)
         return scene, f"{words[side]}.", sides
 
     target = dice.below(2)
@@ -73,6 +78,17 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
 
 
 def _draw_rule(studio: Studio, dice: Dice) -> _Rule:
+    """A rule of which the split has scenes on both sides."""
+    for _ in range(_ATTEMPTS):
+        law = _any_rule(studio, dice)
+        if all(
+            any(studio.allows(_draw_scene(studio, dice, law, side)[0]) for _ in range(_ATTEMPTS)) for side in (0, 1)
+        ):
+            return law
+    raise ValueError(f"The split {studio.config.split!r} has too few scenes for any rule; allow more concepts.")
+
+
+def _any_rule(studio: Studio, dice: Dice) -> _Rule:
     style = studio.style
     groups = studio.kinds_of_things
     names = [
@@ -98,22 +114,16 @@ def _draw_rule(studio: Studio, dice: Dice) -> _Rule:
 
 def _draw_scene(studio: Studio, dice: Dice, law: _Rule, side: int) -> tuple[Scene, dict[str, int]]:
     """A scene on the given side of the rule, and on which side of every attribute it is."""
-    sides: dict[str, int] = {}
-
-    def draw() -> Scene:
-        sides.update({name: side if name == law.hidden else dice.below(2) for name in law.values})
-        value = {name: values[sides[name]] for name, values in law.values.items()}
-        concept = dice.pick(law.groups[value["group"]] if "group" in value else studio.pool)
-        emoji = studio.variant(dice, concept)
-        size = value.get("size") or (studio.style.sizes or ("small",))[0]
-        cells = _cells(dice, value["position"], value["count"], studio.style.places)
-        objects = [stand(dice, emoji, cell, size, studio.atlas, stray=studio.style.jitter) for cell in cells]
-        if None in objects:
-            raise AssertionError("small and medium objects stand in any cell")
-        return Scene(tuple(item for item in objects if item), Background("plain", (value["colour"],)))
-
-    scene = studio.until_allowed(draw)
-    return scene, sides
+    sides = {name: side if name == law.hidden else dice.below(2) for name in law.values}
+    value = {name: values[sides[name]] for name, values in law.values.items()}
+    concept = dice.pick(law.groups[value["group"]] if "group" in value else studio.pool)
+    emoji = studio.variant(dice, concept)
+    size = value.get("size") or (studio.style.sizes or ("small",))[0]
+    cells = _cells(dice, value["position"], value["count"], studio.style.places)
+    objects = [stand(dice, emoji, cell, size, studio.atlas, stray=studio.style.jitter) for cell in cells]
+    if None in objects:
+        raise AssertionError("small and medium objects stand in any cell")
+    return Scene(tuple(item for item in objects if item), Background("plain", (value["colour"],))), sides
 
 
 def _cells(dice: Dice, position: str, count: int, places: Sequence[str]) -> list[str]:
