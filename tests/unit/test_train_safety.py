@@ -216,7 +216,7 @@ def test_held_out_records_are_measured_and_shown_without_a_trace(tmp_path):
     assert all(keys == shown[0] and keys[0].startswith("validation/pair-") for keys in shown)
 
 
-@pytest.mark.parametrize("objective", ["caption", "decoder"])
+@pytest.mark.parametrize("objective", ["caption", "decoder", "video_decoder"])
 def test_recomputed_activations_give_the_same_gradients(objective, tmp_path):
     results = []
     for recompute in (False, True):

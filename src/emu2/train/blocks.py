@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from emu2.train.trainable import part_modules
 
@@ -35,14 +37,28 @@ def transformer_blocks(whole: Whole) -> dict[str, list[nn.Module]]:
 def checkpoint_activations(whole: Whole) -> None:
     """Keep only what goes into each block, and compute it again in the backward pass.
 
-    The libraries' own switch: it acts in training mode, so frozen parts are untouched.
+    The libraries' own switch, where they have one: it acts in training mode, so frozen parts are untouched.
     """
     for module in whole.modules():
         switch: Any = getattr(module, "gradient_checkpointing_enable", None)
         if switch is not None:
             switch(gradient_checkpointing_kwargs={"use_reentrant": False})
-        elif hasattr(module, "enable_gradient_checkpointing"):
+        elif getattr(module, "_supports_gradient_checkpointing", False):
             module.enable_gradient_checkpointing()
+    for block in transformer_blocks(whole).get("video_unet", []):
+        _recompute(block)
+
+
+def _recompute(block: nn.Module) -> None:
+    """Do as the libraries' switch does, for the blocks of the video U-Net, which has none."""
+    plain = block.forward
+
+    def forward(*args: Any, **settings: Any) -> Any:
+        if block.training and torch.is_grad_enabled():
+            return checkpoint(plain, *args, use_reentrant=False, **settings)
+        return plain(*args, **settings)
+
+    block.forward = forward  # type: ignore[method-assign]
 
 
 def compile_blocks(whole: Whole) -> None:
