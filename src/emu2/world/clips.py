@@ -164,20 +164,15 @@ class Clip:
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Clip:
         """The clip that `to_dict` described."""
+        objects, motions = [], []
+        for item in facts["objects"]:
+            moved = item["motion"]
+            x, y = moved["start"]
+            objects.append(SceneObject(item["emoji"], x, y, item["size"], item["rotation"]))
+            motions.append(Motion(moved["kind"], (x, y), tuple(moved["end"]), moved["way"]))
         return cls(
-            objects=tuple(
-                SceneObject(item["emoji"], *item["centres"][0], item["size"], item["rotation"])
-                for item in facts["objects"]
-            ),
-            motions=tuple(
-                Motion(
-                    item["motion"]["kind"],
-                    tuple(item["motion"]["start"]),
-                    tuple(item["motion"]["end"]),
-                    item["motion"]["way"],
-                )
-                for item in facts["objects"]
-            ),
+            objects=tuple(objects),
+            motions=tuple(motions),
             background=Background(facts["background"]["kind"], tuple(facts["background"]["colours"])),
             frames=facts["frames"],
         )
