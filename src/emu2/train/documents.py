@@ -6,7 +6,7 @@ All share one batch form: documents as rows of tokens with pictures in their slo
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -80,15 +80,27 @@ class SequenceObjective(Objective):
             "tokens": int(real.sum()),
             "images": sum(len(s.images) + len(s.frames) for s in samples),
         }
-        return Batch(tensors, counts, amounts, keys, extra={"samples": list(samples)})
+        return Batch(
+            tensors, counts, amounts, keys, extra={"samples": list(samples), "pixels": self._read_pixels(samples)}
+        )
 
-    def pictures(self, samples: Sequence[TokenSequence], *, remember: bool = False) -> dict[str, Tensor]:
-        """The model's picture arguments, pooled features of stills and of frames.
+    def _read_pixels(self, samples: Sequence[TokenSequence]) -> dict[str, Tensor]:
+        """float32[N, 3, S, S] of the stills and of the frames, made where the data are read; none that a cache holds."""
+        if self.pooled and self.frozen_vision:
+            return {}
+        found = {"image": [i for s in samples for i in s.images], "video": [f for s in samples for f in s.frames]}
+        return {name: torch.stack([self._pixels(i) for i in images]) for name, images in found.items() if images}
+
+    def pictures(
+        self, samples: Sequence[TokenSequence], pixels: Mapping[str, Tensor] | None = None, *, remember: bool = False
+    ) -> dict[str, Tensor]:
+        """The model's picture arguments, pooled features of stills and of frames; `pixels` as `collate` read them.
 
         Where another rank has pictures and this one has none, it takes part with none: the tower encodes an empty
         picture whose features are dropped.
         """
         model = self.whole.model
+        read = pixels or {}
         found = {"image": [i for s in samples for i in s.images], "video": [f for s in samples for f in s.frames]}
         result = {}
         for (name, images), anywhere in zip(found.items(), self.world.any(*map(bool, found.values())), strict=True):
@@ -96,11 +108,17 @@ class SequenceObjective(Objective):
                 continue
             queries = model.config.num_query if name == "image" else model.config.num_video_query
             if not self.frozen_vision:
-                pixels = [self._pixels(image) for image in images] or [self._pixels(Image.new("RGB", (1, 1)))]
-                features = model.encode_image(torch.stack(pixels).to(self.device), queries)[: len(images)]
+                shown = read.get(name)
+                if shown is None:
+                    shown = torch.stack([self._pixels(i) for i in images or [Image.new("RGB", (1, 1))]])
+                features = model.encode_image(shown.to(self.device), queries)[: len(images)]
             elif images:
                 keys = [picture_key(image) if self.pooled else str(i) for i, image in enumerate(images)]
-                makers = [lambda image=image: self._pixels(image) for image in images]
+                rows = read.get(name)
+                makers = [
+                    (lambda i=i: rows[i]) if rows is not None else (lambda image=image: self._pixels(image))
+                    for i, image in enumerate(images)
+                ]
                 features = self.features[name](keys, makers, self.device, remember=remember)
             else:
                 features = torch.zeros(0, queries, model.config.vision_config.hidden_size, device=self.device)
@@ -112,7 +130,9 @@ class SequenceObjective(Objective):
             self.pictures(samples, remember=True)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        out = self.whole.model(**self._inputs(batch.tensors), **self.pictures(batch.extra["samples"]))
+        out = self.whole.model(
+            **self._inputs(batch.tensors), **self.pictures(batch.extra["samples"], batch.extra["pixels"])
+        )
         losses = {"text": out.text_loss, "visual": out.visual_loss}
         return {name: losses[name] for name in self.weights}
 
@@ -123,8 +143,8 @@ class SequenceObjective(Objective):
         inputs = dict(tensors)
         mask = document_mask(inputs.pop("documents"))
         if self.attention == "eager":  # which adds its mask to the scores
-            mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
-            mask = mask.to(self.whole.model.dtype).clamp(min=torch.finfo(self.whole.model.dtype).min)
+            dtype = self.whole.model.dtype
+            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         return {**inputs, "attention_mask": mask}
 
     @torch.no_grad()
@@ -241,8 +261,9 @@ class UnifiedObjective(SequenceObjective):
         record = self._read(record, chance)
         # A picture with its caption goes either way; what asks for a picture in words (text to image) stays as it is.
         if is_pair(record):
-            if not isinstance(record.segments[0], str) and chance.random() >= self.config.data.image_first:
-                record = text_first(record)
+            if not isinstance(record.segments[0], str):
+                first = chance.random() < self.config.data.image_first
+                record = replace(record, answer_from=1) if first else text_first(record)
         elif record.answer_from is None and alternates(record):
             first = chance.random() < self.config.data.image_first
             record = replace(image_first(record), answer_from=1) if first else text_first(record)
