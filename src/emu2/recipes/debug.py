@@ -68,7 +68,7 @@ def unified() -> RunConfig:
         parts=("bridge", "language"),
         steps=1000,
         data=_data(
-            {"pair": 0.42, "text_to_image": 0.36, "counting": 0.18, "document": 0.02, "text": 0.02},
+            {"pair": 0.37, "text_to_image": 0.33, "counting": 0.27, "document": 0.015, "text": 0.015},
             mode="one_kind",
             batch_size=32,
             world={**_WORLD, "shots": [1, 2, 3], "max_pages": 3},

@@ -32,7 +32,7 @@ from emu2.train.config import RunConfig
 from emu2.train.metrics import describe, progress_bar, read_log
 
 #: Optimizer steps of each stage.
-STEPS = {"vision": 120, "caption": 750, "unified": 1600, "autoencoder": 2600, "decoder": 2300}
+STEPS = {"vision": 120, "caption": 750, "unified": 1900, "autoencoder": 2600, "decoder": 2300}
 #: The same for the quick form, which shows the same page with less on it.
 QUICK_STEPS = {"vision": 40, "caption": 170, "unified": 150, "autoencoder": 400, "decoder": 200}
 #: Stage -> stages whose models it starts from: the first gives everything, the others their own part.
