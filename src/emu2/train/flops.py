@@ -111,9 +111,7 @@ def _empty(value: Any) -> Any:
 
 def linear_numbers(*modules: nn.Module) -> int:
     """Weights of all linear layers: each is multiplied with every position once. Tables that are looked up are none."""
-    return sum(
-        layer.weight.numel() for module in modules for layer in module.modules() if isinstance(layer, nn.Linear)
-    )
+    return sum(layer.weight.numel() for module in modules for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
 class FlopModel:
@@ -166,7 +164,7 @@ class FlopModel:
         return length * (2 * linear_numbers(tower.encoder) + attention)
 
     def diffusion(self, part: str) -> int:
-        """One picture (or frame) through a part of the decoder: "vae_encoder", "vae_decoder", "unet" or "video_unet"."""
+        """One picture or frame through "vae_encoder", "vae_decoder", "unet" or "video_unet"."""
         if part not in self._diffusion:
             self._diffusion[part] = _diffusion_flops(self.whole, part)
         return self._diffusion[part]

@@ -31,6 +31,8 @@ RESERVE = 0.08
 #: GPUs of one machine, which write to its disk together.
 _PER_MACHINE = 8
 _BYTES = {"float32": 4, "bfloat16": 2}
+#: Rounds of the search for the largest micro-batch.
+_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -197,16 +199,16 @@ def _check_layout(config: RunConfig, gpus: int) -> None:
         raise ValueError(f"A plan needs at least one GPU; got {gpus}.")
     if gpus % (parallel.replicate * parallel.tensor):
         raise ValueError(
-            f"{gpus} GPUs cannot be laid out as replicate={parallel.replicate} x shard x tensor={parallel.tensor}: their "
-            "product must divide the number of GPUs."
+            f"{gpus} GPUs cannot be laid out as replicate={parallel.replicate} x shard x tensor={parallel.tensor}: "
+            "replicate x tensor must divide the number of GPUs."
         )
     ranks = gpus // parallel.tensor
     for kind in config.data.kinds:
         batch = config.data.batch_sizes.get(kind, config.data.batch_size)
         if batch % ranks:
             raise ValueError(
-                f"data.batch_size={batch} records cannot be shared by {ranks} data-parallel processes: choose a multiple "
-                f"of {ranks}" + (f" (kind {kind!r})." if kind in config.data.batch_sizes else ".")
+                f"data.batch_size={batch} records cannot be shared by {ranks} data-parallel processes: choose a "
+                f"multiple of {ranks}" + (f" (kind {kind!r})." if kind in config.data.batch_sizes else ".")
             )
 
 
@@ -241,7 +243,7 @@ def _plan_kind(
         global_batch=total,
         micro_batch=rows,
         memory=measure(rows),
-        largest_micro_batch=largest_that_fits(lambda number: measure(number).peak, limit) if search else None,
+        largest_micro_batch=largest_that_fits(lambda number: measure(number).peak, limit, rows) if search else None,
         flops=record,
         step_seconds=total * record / speed,
     )
@@ -254,34 +256,41 @@ def _pictures(config: RunConfig, shape: RecordShape) -> int:
     return 0 if config.objective == "language" else shape.pictures
 
 
-def largest_that_fits(peak: Callable[[int], int], limit: int, most: int = 1 << 14) -> int:
-    """The largest whole number, at most `most`, whose `peak` is within `limit`; 0 when even 1 is not.
+def largest_that_fits(peak: Callable[[int], int], limit: int, start: int = 1, most: int = 1 << 14) -> int:
+    """A number, at most `most`, whose `peak` is within `limit` and which hardly can be larger; 0 if 1 is too large.
 
-    `peak` rises nearly in proportion, so that the search by proportion takes a handful of calls.
+    Args:
+        peak: rises, and ever faster if not in proportion, so that a straight line between two numbers errs on the safe
+            side. Called a few times.
+        limit: for `peak`.
+        start: where to begin looking.
+        most: where to stop looking.
     """
-    low, low_peak = 1, peak(1)
-    if low_peak > limit:
-        return 0
-    high: int | None = None
-    high_peak = 0
-    guess = 2
-    while high is None or high - low > 1:
-        if peak(guess) <= limit:
-            slope = max((peak(guess) - low_peak) / (guess - low), 1e-9)
-            low, low_peak = guess, peak(guess)
-            if low >= most:
-                return most
+    low = min(start, most)
+    while peak(low) > limit:
+        if low == 1:
+            return 0
+        low = max(1, low // 8)
+    high = min(2 * low, most)
+    for _ in range(_TRIES):
+        if high == low:
+            break
+        rise = (peak(high) - peak(low)) / (high - low)
+        if peak(high) <= limit:
+            ahead = high + int((limit - peak(high)) // rise) if rise > 0 else most
+            low, high = high, min(ahead, most, 16 * high)
         else:
-            high, high_peak = guess, peak(guess)
-            slope = (high_peak - low_peak) / (high - low)
-        ahead = low + max(1, int((limit - low_peak) / slope))
-        guess = min(ahead, most) if high is None else min(max(ahead, low + 1), high - 1)
-    return low
+            between = low + int((limit - peak(low)) // rise)
+            if peak(between) > limit:
+                high = between
+            elif between == low:
+                break
+            else:
+                low = between
+    return low if peak(high) > limit else high
 
 
-def _assumptions(
-    config: RunConfig, device: Gpu, mfu: float, disk_gb_s: float, machines: int
-) -> tuple[str, ...]:
+def _assumptions(config: RunConfig, device: Gpu, mfu: float, disk_gb_s: float, machines: int) -> tuple[str, ...]:
     peak = device.peak[compute_dtype(config)]
     return (
         f"{device.name}: {device.memory / GIB:.1f} GiB, of which {RESERVE:.0%} are left to CUDA, NCCL and gaps; "

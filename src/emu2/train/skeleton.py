@@ -7,7 +7,7 @@ steps to the bytes that the real objectives allocate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
@@ -81,9 +81,7 @@ def model_config(config: RunConfig) -> Emu2Config:
         ValueError: the size is unknown.
     """
     if config.size in presets.FROM_NOTHING:
-        model = presets.from_nothing(
-            config.size, vocab_size=_SMALL_VOCABULARY, first_special_id=_SMALL_FIRST_SPECIAL
-        )
+        model = presets.from_nothing(config.size, vocab_size=_SMALL_VOCABULARY, first_special_id=_SMALL_FIRST_SPECIAL)
     else:
         chat = config.objective == "chat" and f"{config.size}-chat" in presets.names()
         model = presets.config(f"{config.size}-chat" if chat else config.size)
@@ -120,7 +118,6 @@ class _Placed(Whole):
 
 def _build(parts: Parts) -> Whole:
     from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
-
     from transformers.initialization import no_init_weights
 
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
@@ -151,6 +148,17 @@ class Parts:
     video_unet: dict[str, Any] | None = None
     text_tower: bool = False
 
+    def depths(self) -> dict[str, int]:
+        """Blocks of the two deep stacks."""
+        return {"vision": self.model.vision_config.num_hidden_layers, "text": self.model.text_config.num_hidden_layers}
+
+    def at_depths(self, depths: dict[str, int]) -> Parts:
+        """The same with other numbers of blocks."""
+        values = self.model.to_dict()
+        for stack, depth in depths.items():
+            values[f"{stack}_config"]["num_hidden_layers"] = depth
+        return replace(self, model=Emu2Config.from_dict(values))
+
     @classmethod
     def of_size(cls, config: RunConfig) -> Parts:
         """What a run of this size and objective needs. Decoder's parts by the published sizes' names."""
@@ -161,8 +169,11 @@ class Parts:
         picture, video = (config.size, config.size) if small else ("sdxl", "sd21")
         return cls(
             model=model,
-            vae={"decoder": vae_config(picture), "autoencoder": vae_config(picture), "video_decoder": vae_config(video)
-                 }.get(objective),
+            vae={
+                "decoder": vae_config(picture),
+                "autoencoder": vae_config(picture),
+                "video_decoder": vae_config(video),
+            }.get(objective),
             unet=unet_config(picture) if objective == "decoder" else None,
             video_unet=video_unet_config(video) if objective == "video_decoder" else None,
             text_tower=objective == "contrastive",
@@ -226,7 +237,7 @@ def _sequences(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -
 
 
 def _static_losses(regressed: int) -> Any:
-    """The model's own losses for a known number of visual targets: fake tensors have no values to look targets up by."""
+    """The model's losses for a known number of visual targets: fake tensors have no values to find targets by."""
     from emu2.model.losses import next_embedding_loss, next_token_loss
 
     def add_losses(self: Any, result: Any, input_ids: Tensor, labels: Tensor, outputs: Any) -> None:
@@ -263,11 +274,14 @@ def _latents(whole: Whole, config: RunConfig, vae: Any, pictures: int) -> Tensor
     side, channels = int(vae.config.sample_size), vae.config.latent_channels
     with torch.no_grad():
         if config.data.pool is None:
-            moments = torch.cat([
-                vae.encode(torch.empty(min(_CHUNK, pictures - start), 3, side, side, dtype=vae.dtype))
-                .latent_dist.parameters
-                for start in range(0, pictures, _CHUNK)
-            ])
+            moments = torch.cat(
+                [
+                    vae.encode(
+                        torch.empty(min(_CHUNK, pictures - start), 3, side, side, dtype=vae.dtype)
+                    ).latent_dist.parameters
+                    for start in range(0, pictures, _CHUNK)
+                ]
+            )
         else:
             latent = side // 2 ** (len(vae.config.block_out_channels) - 1)
             moments = torch.empty(pictures, 2 * channels, latent, latent, dtype=vae.dtype)
