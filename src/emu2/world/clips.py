@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from emu2.processing.video import Video
@@ -105,7 +105,10 @@ class Clip:
     def objects_at(self, time: float) -> tuple[SceneObject, ...]:
         """All objects at a time from 0 to 1, those outside the picture too."""
         centres = (motion.at(time) for motion in self.motions)
-        return tuple(replace(item, x=x, y=y) for item, (x, y) in zip(self.objects, centres, strict=True))
+        return tuple(
+            SceneObject(item.emoji, x, y, item.size, item.rotation)
+            for item, (x, y) in zip(self.objects, centres, strict=True)
+        )
 
     def scene_at(self, frame: int) -> Scene:
         """The scene as it stands in a frame, counted from 0, with the objects outside the picture too."""

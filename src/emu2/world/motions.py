@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 from emu2.world.atlas import Atlas
 from emu2.world.clips import EDGES, SWINGS, TURNS, WAYS, Clip, Motion, Point
@@ -17,6 +18,8 @@ from emu2.world.studio import Studio
 _ATTEMPTS, _CASTS = 150, 100
 #: Instants of a clip at which its objects must not touch; frames fall between them where there are few.
 _INSTANTS = 17
+#: The same, from coarse to fine: whoever meets does so at the first few.
+_COARSE_FIRST = (0, 16, 8, 4, 12, *range(2, 15, 4), *range(1, 16, 2))
 #: How far an object bounces, and the radius of a circle, as shares of the picture's side; the least that is visible.
 _SWING, _RADIUS, _LEAST = 0.2, 0.16, 0.15
 #: Objects that come or leave are this far outside the picture when they cannot be seen.
@@ -80,7 +83,7 @@ def is_clear(clip: Clip, atlas: Atlas) -> bool:
     """Whether no two objects ever touch."""
     if len(clip.objects) == 1:
         return True
-    for instant in range(_INSTANTS):
+    for instant in _COARSE_FIRST:
         objects = clip.objects_at(instant / (_INSTANTS - 1))
         if not all(apart(item, objects[:number], atlas) for number, item in enumerate(objects)):
             return False
@@ -139,6 +142,7 @@ def _cell(place: str) -> tuple[int, int]:
     return column, row
 
 
+@cache
 def way_between(start: str, end: str) -> str:
     """The direction from one grid cell to another, a key of WAYS; empty where it is neither straight nor diagonal."""
     (x, y), (end_x, end_y) = _cell(start), _cell(end)
@@ -151,18 +155,23 @@ def way_between(start: str, end: str) -> str:
 
 def _straight(dice: Dice, stage: _Stage, role: Role) -> Motion | None:
     """ "goes" and "returns": the direction is drawn first unless a place is given, so that all come up equally."""
-    starts = (role.start,) if role.start else stage.places
-    ends = (role.end,) if role.end else stage.places
-    if role.start or role.end:
-        pairs = [(start, end) for start in starts for end in ends if start != end]
-    else:
-        way = role.way or dice.pick(tuple(WAYS))
-        pairs = [(start, end) for start in starts for end in ends if way_between(start, end) == way]
-    start, end = dice.pick(pairs)
+    way = None if role.start or role.end else role.way or dice.pick(tuple(WAYS))
+    start, end = dice.pick(_pairs(stage.places, role.start, role.end, way))
     first, last = stage.spot(dice, start), stage.spot(dice, end)
     if first is None or last is None:
         return None
     return Motion(role.motion, first, last, way_between(start, end))
+
+
+@lru_cache(maxsize=256)
+def _pairs(places: tuple[str, ...], start: str | None, end: str | None, way: str | None) -> tuple[tuple[str, str], ...]:
+    """(start, end) of all ways between different grid cells; from or to a given one, or in one direction."""
+    return tuple(
+        (one, other)
+        for one in ((start,) if start else places)
+        for other in ((end,) if end else places)
+        if one != other and way in (None, way_between(one, other))
+    )
 
 
 def _over_an_edge(dice: Dice, stage: _Stage, role: Role) -> Motion | None:
