@@ -1,6 +1,7 @@
 """One tiny data set of every other format: what its records are, what its bad samples say, and wrong names for it."""
 
 import pickle
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -112,6 +113,13 @@ def test_obelics(tmp_path, opened):
     assert cause(source, 2) == "texts and images differ in length"
     assert cause(source, 3) == "missing picture"
     assert cause(source, 4) == "empty document"
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, opened, monkeypatch):
+    path = parquet(tmp_path / "d.parquet", [{"texts": ["x"], "images": [None]}])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"is a parquet file, which takes pyarrow: pip install 'emu2\[data\]'"):
+        opened("obelics", path, "document")
 
 
 def test_obelics_with_pictures_inside(tmp_path, opened):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -48,9 +49,9 @@ class Annotations(Reader):
     def _value(self, path: str) -> Any:
         return whole_json(path)
 
+    @abstractmethod
     def _load(self, value: Any, path: str) -> list[Any]:
         """The records of one file. A KeyError or TypeError means that the file is of another format."""
-        raise NotImplementedError
 
 
 class CocoCaptions(Annotations):

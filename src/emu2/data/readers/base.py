@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from emu2.data.readers.config import SourceConfig
 from emu2.data.records import Record
 
 
-class Reader:
+class Reader(ABC):
     """A `Source` of files.
 
     A reader sets `size` when it is opened, and gives records in `read` and their list's fingerprint in `listing`.
@@ -22,13 +24,13 @@ class Reader:
     def __init__(self, config: SourceConfig, kind: str):
         self.config, self.kind = config, kind
 
+    @abstractmethod
     def read(self, index: int) -> Record:
         """The record at an index from 0 to `size` - 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def listing(self) -> str:
         """Changes when the files that are read do."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.size or 0

@@ -109,6 +109,9 @@ def _find_remote(path: str, suffixes: Sequence[str]) -> list[str]:
             names = [name for name in fs.glob(inner) if _ends(name.rsplit("/", 1)[-1], suffixes)]
         elif fs.isdir(inner):
             names = [name for name in fs.find(inner) if _ends(name.rsplit("/", 1)[-1], suffixes)]
+            # Below the folder as it was named: file systems may write a path in another way.
+            below = len(inner.rstrip("/"))
+            return [path.rstrip("/") + name[below:] for name in sorted(names)]
         elif fs.exists(inner):
             return [path]
         else:
