@@ -7,7 +7,7 @@ from helpers_train import SIDE, pair
 from PIL import Image
 
 from emu2 import Video
-from emu2.data.arrange import alternates, image_first, is_pair, text_first, with_frames
+from emu2.data.arrange import image_first, interleaves, is_pair, text_first, with_frames
 from emu2.data.records import Record
 from emu2.processing.grounding import Box
 
@@ -27,18 +27,32 @@ def _shades(clip: Video) -> list[int]:
 
 def test_a_document_of_pairs_goes_either_way():
     story = _story(3)
-    assert alternates(story)
+    assert interleaves(story)
     assert not is_pair(story)
     turned = image_first(story)
     assert [isinstance(segment, str) for segment in turned.segments] == [False, True] * 3
     assert [s for s in turned.segments if isinstance(s, str)] == ["page 0", "page 1", "page 2"]
     assert turned.segments[0] is story.segments[1]  # every text keeps its picture
-    assert text_first(turned).segments == story.segments
-    odd = Record("document", (*story.segments, "the end"), "odd")
-    assert not alternates(odd)
-    with pytest.raises(ValueError, match=r"'odd' is no pair of text and picture.*it has 7 segments"):
-        image_first(odd)
-    assert not alternates(Record("document", ("one", "two"), "texts"))
+    assert text_first(turned).segments == text_first(story).segments == story.segments
+
+
+def test_a_page_of_the_web_goes_either_way():
+    one, two, three = (Image.new("RGB", (4, 4), (i, i, i)) for i in range(3))
+    page = Record("document", ("a", one, "b", two, three, "c"), "page")
+    assert image_first(page).segments == (one, "a", two, three, "b c")
+    assert text_first(page).segments == page.segments
+    captioned = Record("document", (one, "a", two, "b", three), "captioned")
+    assert text_first(captioned).segments == ("a", one, "b", two, three)
+    assert image_first(captioned).segments == captioned.segments
+
+
+def test_what_is_no_document_of_texts_and_pictures_is_refused():
+    box = Box((0, 0, 4, 4), "cat", (SIDE, SIDE))
+    for segments in (("one", "two"), (box, "cat")):
+        record = Record("document", segments, "odd")
+        assert not interleaves(record)
+        with pytest.raises(ValueError, match=r"'odd' is no pair of text and picture, nor a.*it has 2 segments"):
+            image_first(record)
 
 
 def test_clips_give_the_frames_a_run_reads():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, groupby
 from typing import Any, Literal
 
 from PIL import Image
@@ -16,24 +16,26 @@ from emu2.processing.video import Video
 
 def is_pair(record: Record) -> bool:
     """Whether a record is one text and one picture or clip, in either order."""
-    return len(record.segments) == 2 and alternates(record)
+    return len(record.segments) == 2 and interleaves(record)
 
 
-def alternates(record: Record) -> bool:
-    """Whether a record is texts and pictures (or clips) by turns, as many of the one as of the other."""
-    shown = [_shows(segment) for segment in record.segments]
-    told = [isinstance(segment, str) for segment in record.segments]
-    by_turns = all(a != b for a, b in pairwise(told))
-    return len(shown) % 2 == 0 and by_turns and all(s != t for s, t in zip(shown, told, strict=True))
+def interleaves(record: Record) -> bool:
+    """Whether a record is made of texts and pictures (or clips), at least one of each, and nothing else."""
+    told = {isinstance(segment, str) for segment in record.segments}
+    return len(told) == 2 and all(isinstance(s, (str, Image.Image, Video)) for s in record.segments)
 
 
 def image_first(record: Record) -> Record:
-    """A pair or an alternating document with each picture (or clip) before its text."""
+    """A pair or an interleaved document with pictures (or clips) before the texts they belong to.
+
+    Which belong together is told by what the document opens with: where it opens with a text, the pictures after a text
+    are that text's, and the other way round. Texts that come to stand side by side are joined by a space.
+    """
     return _ordered(record, text_first=False)
 
 
 def text_first(record: Record) -> Record:
-    """A pair or an alternating document with each text before its picture (or clip)."""
+    """A pair or an interleaved document with the texts before their pictures (or clips); see `image_first`."""
     return _ordered(record, text_first=True)
 
 
@@ -77,19 +79,19 @@ def with_frames(
     return replace(record, turns=turns, segments=tuple(segment for _, content in turns for segment in content))
 
 
-def _shows(segment: Any) -> bool:
-    return isinstance(segment, (Image.Image, Video))
-
-
-def _couples(record: Record) -> list[tuple[Any, Any]]:
-    return list(zip(record.segments[::2], record.segments[1::2], strict=True))
-
-
 def _ordered(record: Record, *, text_first: bool) -> Record:
-    if not alternates(record):
+    if not interleaves(record):
         raise ValueError(
-            f"Record {record.key!r} is no pair of text and picture, nor a document of such pairs: it has "
+            f"Record {record.key!r} is no pair of text and picture, nor a document of them: it has "
             f"{len(record.segments)} segments."
         )
-    couples = [sorted(couple, key=lambda segment: _shows(segment) == text_first) for couple in _couples(record)]
-    return replace(record, segments=tuple(segment for couple in couples for segment in couple), answer_from=None)
+    runs = [list(run) for _, run in groupby(record.segments, key=lambda segment: isinstance(segment, str))]
+    if isinstance(record.segments[0], str) != text_first:
+        runs = [run for start in range(0, len(runs), 2) for run in reversed(runs[start : start + 2])]
+    segments: list[Any] = []
+    for segment in chain.from_iterable(runs):
+        if isinstance(segment, str) and segments and isinstance(segments[-1], str):
+            segments[-1] = f"{segments[-1]} {segment}"
+        else:
+            segments.append(segment)
+    return replace(record, segments=tuple(segments), answer_from=None)

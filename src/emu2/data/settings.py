@@ -19,7 +19,7 @@ class DataConfig:
     world: further fields of `emu2.world.WorldConfig`.
     pool: draw from only this many different records of each kind, so that frozen features can be kept; None draws new
         records for ever.
-    image_first: probability that pictures and clips stand before their text in pairs and in documents that alternate
+    image_first: probability that pictures and clips stand before their text in pairs and in interleaved documents
         (`unified`; 0.5 in the paper).
     frames: how many frames of a clip are read; of several numbers one is drawn for each record (8, 12, 16 in the
         paper's chat). A clip with fewer than the smallest number is a bad sample.

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu2.data.arrange import alternates, image_first, is_pair, text_first, with_frames
+from emu2.data.arrange import image_first, interleaves, is_pair, text_first, with_frames
 from emu2.data.collate import collate, collate_packed
 from emu2.data.loader import Samples
 from emu2.data.packing import buckets, document_mask, pack
@@ -85,7 +85,7 @@ class SequenceObjective(Objective):
         )
 
     def _read_pixels(self, samples: Sequence[TokenSequence]) -> dict[str, Tensor]:
-        """float32[N, 3, S, S] of the stills and of the frames, made where the data are read; none that a cache holds."""
+        """float32[N, 3, S, S] of stills and of frames, made where the data are read, unless a cache knows them."""
         if self.pooled and self.frozen_vision:
             return {}
         found = {"image": [i for s in samples for i in s.images], "video": [f for s in samples for f in s.frames]}
@@ -114,9 +114,9 @@ class SequenceObjective(Objective):
                 features = model.encode_image(shown.to(self.device), queries)[: len(images)]
             elif images:
                 keys = [picture_key(image) if self.pooled else str(i) for i, image in enumerate(images)]
-                rows = read.get(name)
+                ready = read.get(name)
                 makers = [
-                    (lambda i=i: rows[i]) if rows is not None else (lambda image=image: self._pixels(image))
+                    partial(self._pixels, image) if ready is None else partial(ready.__getitem__, i)
                     for i, image in enumerate(images)
                 ]
                 features = self.features[name](keys, makers, self.device, remember=remember)
@@ -245,7 +245,7 @@ class UnifiedObjective(SequenceObjective):
     """Stage 2: next element of any document, token or embedding; the vision tower is frozen (section 2.2.2).
 
     The regression targets would move under a training tower, so training it here is refused. Pictures and clips stand
-    before or after their texts, in pairs and in documents of such pairs; a document goes one way throughout, so that it
+    before or after their texts, in pairs and in interleaved documents; a document goes one way throughout, so that it
     stays clear which text belongs to which picture. Text without pictures is learned in chunks of `data.max_length`.
     """
 
@@ -264,7 +264,7 @@ class UnifiedObjective(SequenceObjective):
             if not isinstance(record.segments[0], str):
                 first = chance.random() < self.config.data.image_first
                 record = replace(record, answer_from=1) if first else text_first(record)
-        elif record.answer_from is None and alternates(record):
+        elif record.answer_from is None and interleaves(record):
             first = chance.random() < self.config.data.image_first
             record = replace(image_first(record), answer_from=1) if first else text_first(record)
         # Pretraining learns whole documents, not answers alone, with two exceptions (the paper names none). A picture
