@@ -9,14 +9,23 @@ import argparse
 import time
 from itertools import islice
 
+from emu2.processing.grounding import Box
+from emu2.processing.video import Video
 from emu2.world import KINDS, World, WorldConfig
+
+
+def _pictures(segment: object) -> int:
+    """How many pictures the world drew for a segment: the frames of a clip, the object in a box."""
+    if isinstance(segment, Video):
+        return len(segment)
+    return int(segment.image is not None if isinstance(segment, Box) else not isinstance(segment, str))
 
 
 def rate(world: World, kind: str, records: int) -> tuple[float, float]:
     """Records and pictures per second of processor time."""
     pictures, start = 0, time.process_time()
     for index in range(records):
-        pictures += sum(not isinstance(segment, str) for segment in world[kind, index].segments)
+        pictures += sum(map(_pictures, world[kind, index].segments))
     taken = time.process_time() - start
     return records / taken, pictures / taken
 
@@ -39,10 +48,10 @@ def main() -> None:
         print(f"{name}: first 100 records of the mixture, cold: {100 / (time.process_time() - start):.0f} records/s")
         for _ in islice(world.stream(100), arguments.records * 3):
             pass
-        print(f"  {'kind':<14} {'records/s':>10} {'pictures/s':>11}   (warm)")
+        print(f"  {'kind':<20} {'records/s':>10} {'pictures/s':>11}   (warm)")
         for kind in KINDS:
             records, pictures = rate(world, kind, arguments.records)
-            print(f"  {kind:<14} {records:>10.0f} {pictures:>11.0f}")
+            print(f"  {kind:<20} {records:>10.0f} {pictures:>11.0f}")
 
 
 if __name__ == "__main__":
