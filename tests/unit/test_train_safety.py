@@ -243,3 +243,20 @@ def test_autocast_computes_in_bfloat16_and_keeps_the_weights(tmp_path):
     assert all(parameter.dtype == torch.float32 for parameter in whole.model.parameters())
     plain = trainer(run_config("caption"), tmp_path / "plain").run()
     assert summary.losses["loss"] == pytest.approx(plain.losses["loss"], rel=0.02)
+
+
+def test_compiled_blocks_keep_names_and_results(tmp_path):
+    """Traced and run as they are ("eager"): the compiler itself takes minutes on a CPU."""
+    from emu2.train.blocks import compile_blocks
+
+    results = []
+    for compiled in (False, True):
+        whole = tiny_whole()
+        runner = trainer(run_config("caption", steps=2), tmp_path / str(compiled), whole=whole)
+        if compiled:
+            compile_blocks(whole, backend="eager")
+        runner.run()
+        results.append(weights(whole))
+    assert list(results[0]) == list(results[1])
+    for name, value in results[1].items():
+        torch.testing.assert_close(value, results[0][name], rtol=1e-5, atol=1e-6, msg=name)

@@ -61,8 +61,8 @@ def _recompute(block: nn.Module) -> None:
     block.forward = forward  # type: ignore[method-assign]
 
 
-def compile_blocks(whole: Whole) -> None:
+def compile_blocks(whole: Whole, backend: str = "inductor") -> None:
     """Let torch.compile fuse every block, in place: parameter names stay, and equal blocks share one compilation."""
     for blocks in transformer_blocks(whole).values():
         for block in blocks:
-            block.compile()
+            block.compile(backend=backend)
