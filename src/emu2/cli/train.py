@@ -38,7 +38,7 @@ _START = "start.json"
 #: Passes over one's own data.
 _EPOCHS = 3.0
 
-_RUN, _TUNE, _OUTPUT = "Run", "Your own data", "Output"
+_RUN, _TUNE, _PLAN, _OUTPUT = "Run", "Your own data", "Plan", "Output"
 
 
 def command(
@@ -118,6 +118,15 @@ def command(
     show: Annotated[
         bool, typer.Option("--show", help="Print the resolved settings as JSON and leave.", rich_help_panel=_OUTPUT)
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Print what the run needs on --gpus of --gpu and leave.", rich_help_panel=_PLAN),
+    ] = False,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many, for --plan.", rich_help_panel=_PLAN)] = 8,
+    gpu: Annotated[str, typer.Option("--gpu", help="h100, h200 or a100, for --plan.", rich_help_panel=_PLAN)] = "h100",
+    mfu: Annotated[
+        float, typer.Option("--mfu", help="Share of the peak the run will reach, for --plan.", rich_help_panel=_PLAN)
+    ] = 0.4,
     json_output: JsonOption = False,
 ) -> None:
     from emu2 import recipes
@@ -147,7 +156,21 @@ def command(
     if show:
         write_json(**to_dict(config))
         return
+    if plan:
+        _print_plan(config, gpus, gpu, mfu, json_output=json_output)
+        return
     _carry_out(config, out, model, resume=resume, json_output=json_output)
+
+
+def _print_plan(config: "RunConfig", gpus: int, gpu: str, mfu: float, *, json_output: bool) -> None:
+    from emu2.train.plan import plan
+
+    with bad_usage("--plan"):
+        found = plan(config, gpus, gpu, mfu=mfu)
+    if json_output:
+        write_json(**found.to_dict())
+    else:
+        console().print(found.table())
 
 
 def _carry_out(config: "RunConfig", out: Path, model: Path | None, *, resume: bool, json_output: bool) -> None:

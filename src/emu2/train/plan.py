@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -31,8 +31,9 @@ RESERVE = 0.08
 #: GPUs of one machine, which write to its disk together.
 _PER_MACHINE = 8
 _BYTES = {"float32": 4, "bfloat16": 2}
-#: Rounds of the search for the largest micro-batch.
+#: Rounds of the search for the largest micro-batch, and where it begins.
 _TRIES = 4
+_START = 8
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class KindPlan:
 
     share: of the optimizer steps (one kind per step) or of the records (mixed). length: positions of a sequence.
     pictures: stills and frames of a record. global_batch: records of one optimizer step. micro_batch: of them in one
-    forward pass on one GPU, as configured; memory: of that. largest_micro_batch: that fits; 0 when none does, None
-    when it was not looked for. flops: of training on one record. step_seconds: of one optimizer step at the plan's MFU.
+    forward pass on one GPU, with the plan's accumulation; memory: of that. largest_micro_batch: that fits; 0 when none
+    does. flops: of training on one record. step_seconds: of one optimizer step at the plan's MFU.
     """
 
     kind: str
@@ -52,7 +53,7 @@ class KindPlan:
     global_batch: int
     micro_batch: int
     memory: StepMemory
-    largest_micro_batch: int | None
+    largest_micro_batch: int
     flops: float
     step_seconds: float
 
@@ -65,10 +66,11 @@ class KindPlan:
 class Plan:
     """What `plan` found out; `table()` for people, `to_dict()` for programs.
 
-    parameters: of each part; trained: those that move. limit: bytes of a GPU that a run may use. fits: whether the
-    configured micro-batch of every kind does. flops_per_step, step_seconds: mean over the kinds by their share.
-    checkpoint_bytes: weights that train, optimizer and average, over all GPUs. records_per_second,
-    pictures_per_second: what the loader must deliver over all GPUs. assumptions: what was taken for granted.
+    parameters: of each part; trained: those that move. limit: bytes of a GPU that a run may use. accumulate: into how
+    many micro-batches each configured one must be cut to fit (`--accumulate`); None when nothing fits. flops_per_step,
+    step_seconds: mean over the kinds by their share. checkpoint_bytes: weights that train, optimizer and average, over
+    all GPUs. records_per_second, pictures_per_second: what the loader must deliver over all GPUs. assumptions: what was
+    taken for granted.
     """
 
     recipe: str
@@ -80,6 +82,7 @@ class Plan:
     parameters: dict[str, int]
     trained: int
     limit: int
+    accumulate: int | None
     kinds: tuple[KindPlan, ...]
     steps: int
     flops_per_step: float
@@ -93,7 +96,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return all(kind.memory.peak <= self.limit for kind in self.kinds)
+        return self.accumulate is not None
 
     @property
     def days(self) -> float:
@@ -121,7 +124,6 @@ def plan(
     disk_gb_s: float = 2.0,
     records: Mapping[str, RecordShape] | None = None,
     parts: Parts | None = None,
-    search: bool = True,
 ) -> Plan:
     """Plan a run.
 
@@ -133,7 +135,6 @@ def plan(
         disk_gb_s: speed at which one machine of 8 GPUs writes a checkpoint.
         records: size of a record by kind, instead of `emu2.train.skeleton.RECORDS`.
         parts: configurations of the model's parts, instead of those of `config.size`.
-        search: look for the largest micro-batch that fits.
 
     Raises:
         ValueError: unknown GPU or size, an impossible number of GPUs, an MFU out of range, a batch that the GPUs do
@@ -158,13 +159,37 @@ def plan(
     flops = FlopModel(whole, config)
     speed = gpus * device.peak[compute_dtype(config)] * mfu
 
-    kinds = []
+    shares, batches = _kinds(config)
+    shapes = {kind: record_shape(kind, dict(records or {})) for kind in shares}
     with fake_processes(gpus, config.parallel) as world:
-        for kind, weight in config.data.kinds.items():
-            if weight <= 0:
-                continue
-            shape = record_shape(kind, dict(records or {}))
-            kinds.append(_plan_kind(config, parts, kind, shape, world, limit, flops, speed, search))
+        ranks = world.data_size
+        largest = _largest(
+            config, parts, shapes, {kind: batch // ranks for kind, batch in batches.items()}, world, limit
+        )
+        accumulate = _accumulate(batches, largest, ranks)
+        cut = replace(config, accumulation=config.accumulation * (accumulate or 1))
+        memories: dict[tuple[RecordShape, int], StepMemory] = {}
+        kinds = []
+        for kind, shape in shapes.items():
+            rows = batches[kind] // ranks // accumulate if accumulate else 1
+            if (shape, rows) not in memories:
+                memories[shape, rows] = simulate(cut, parts, shape, rows, world)
+            length, pictures = shape.length(config, parts.model), _pictures(config, shape)
+            total, record = batches[kind] * config.accumulation, flops.row(length, pictures)
+            kinds.append(
+                KindPlan(
+                    kind=kind,
+                    share=shares[kind],
+                    length=length,
+                    pictures=pictures,
+                    global_batch=total,
+                    micro_batch=rows,
+                    memory=memories[shape, rows],
+                    largest_micro_batch=largest[kind],
+                    flops=record,
+                    step_seconds=total * record / speed,
+                )
+            )
     step_flops = sum(kind.share * kind.step_flops for kind in kinds)
     step_seconds = step_flops / speed
     size = _BYTES[config.dtype]
@@ -180,6 +205,7 @@ def plan(
         parameters=numbers,
         trained=trained,
         limit=limit,
+        accumulate=accumulate,
         kinds=tuple(kinds),
         steps=config.steps,
         flops_per_step=step_flops,
@@ -191,6 +217,19 @@ def plan(
         pictures_per_second=sum(k.share * k.global_batch * k.pictures for k in kinds) / step_seconds,
         assumptions=_assumptions(config, device, mfu, disk_gb_s, machines),
     )
+
+
+def _kinds(config: RunConfig) -> tuple[dict[str, float], dict[str, int]]:
+    """Share and batch of each kind; sources of one kind ("chat/gqa", "chat/llava") count as that kind."""
+    data, total = config.data, sum(config.data.kinds.values())
+    shares: dict[str, float] = {}
+    batches: dict[str, int] = {}
+    for name, weight in data.kinds.items():
+        if weight > 0:
+            kind = name.split("/")[0]
+            shares[kind] = shares.get(kind, 0.0) + weight / total
+            batches[kind] = max(batches.get(kind, 0), data.batch_sizes.get(name, data.batch_size))
+    return shares, batches
 
 
 def _check_layout(config: RunConfig, gpus: int) -> None:
@@ -212,41 +251,38 @@ def _check_layout(config: RunConfig, gpus: int) -> None:
             )
 
 
-def _plan_kind(
+def _largest(
     config: RunConfig,
     parts: Parts,
-    kind: str,
-    shape: RecordShape,
+    shapes: Mapping[str, RecordShape],
+    rows: Mapping[str, int],
     world: World,
     limit: int,
-    flops: FlopModel,
-    speed: float,
-    search: bool,
-) -> KindPlan:
-    batch = config.data.batch_sizes.get(kind, config.data.batch_size)
-    rows = batch // world.data_size
-    known: dict[int, StepMemory] = {}
+) -> dict[str, int]:
+    """Records of each kind that fit one GPU, where a batch is cut into several micro-batches."""
+    cut = replace(config, accumulation=2)
+    known: dict[tuple[RecordShape, int], int] = {}
+    found: dict[RecordShape, int] = {}
 
-    def measure(number: int) -> StepMemory:
-        if number not in known:
-            known[number] = simulate(config, parts, shape, number, world)
-        return known[number]
+    def peak(shape: RecordShape, number: int) -> int:
+        if (shape, number) not in known:
+            known[shape, number] = simulate(cut, parts, shape, number, world).peak
+        return known[shape, number]
 
-    length = shape.length(config, parts.model)
-    record = flops.row(length, _pictures(config, shape))
-    total = batch * config.accumulation
-    return KindPlan(
-        kind=kind,
-        share=config.data.kinds[kind] / sum(config.data.kinds.values()),
-        length=length,
-        pictures=_pictures(config, shape),
-        global_batch=total,
-        micro_batch=rows,
-        memory=measure(rows),
-        largest_micro_batch=largest_that_fits(lambda number: measure(number).peak, limit, rows) if search else None,
-        flops=record,
-        step_seconds=total * record / speed,
-    )
+    for kind, shape in shapes.items():
+        if shape not in found:
+            start = min(rows[kind], _START)
+            found[shape] = largest_that_fits(lambda number, shape=shape: peak(shape, number), limit, start, rows[kind])  # type: ignore[misc]
+    return {kind: found[shape] for kind, shape in shapes.items()}
+
+
+def _accumulate(batches: Mapping[str, int], largest: Mapping[str, int], ranks: int) -> int | None:
+    """The smallest number of micro-batches that every kind's batch can be cut into so that each fits."""
+    for parts in range(1, min(batches.values()) // ranks + 1):
+        divides = all(batch % (parts * ranks) == 0 for batch in batches.values())
+        if divides and all(batch // ranks // parts <= largest[kind] for kind, batch in batches.items()):
+            return parts
+    return None
 
 
 def _pictures(config: RunConfig, shape: RecordShape) -> int:

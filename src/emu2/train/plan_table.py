@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from emu2.train.plan import KindPlan, Plan
+    from emu2.train.plan import Plan
 
 
 def render(plan: Plan) -> RenderableType:
@@ -24,68 +24,62 @@ def render(plan: Plan) -> RenderableType:
 
 
 def _verdict(plan: Plan) -> Text:
-    if plan.fits:
-        return Text(f"Fits: every micro-batch stays within {size(plan.limit)} a GPU.", style="green")
+    usable = f"{size(plan.limit)} of a GPU are usable"
+    if plan.accumulate is not None:
+        how = f" with --accumulate {plan.accumulate}" if plan.accumulate > 1 else ""
+        return Text(f"Fits{how}: {usable}.", style="green")
     worst = max(plan.kinds, key=lambda kind: kind.memory.peak)
-    text = f"Does not fit: {worst.kind} needs {size(worst.memory.peak)} a GPU, and {size(plan.limit)} are usable."
+    text = f"Does not fit: {usable}, and one record of {worst.kind!r} needs {size(worst.memory.peak)}."
     if worst.memory.lasting > plan.limit:
-        return Text(
-            f"{text} What lasts from step to step alone is {size(worst.memory.lasting)}: take more GPUs, larger ones, "
-            "bfloat16 weights (--dtype bfloat16), or parallel.cpu_offload.",
-            style="red",
+        text += (
+            f" What lasts from step to step alone is {size(worst.memory.lasting)}: take more GPUs or larger ones, or "
+            "set dtype=bfloat16 or parallel.cpu_offload=true."
         )
-    if worst.largest_micro_batch:
-        text += f" {worst.largest_micro_batch} records a GPU fit: lower data.batch_size and raise accumulation."
-    elif worst.largest_micro_batch == 0:
-        text += " Not even one record a GPU fits: take more GPUs, or set checkpoint_activations."
+    elif worst.memory.peak <= plan.limit:
+        text = "Does not fit: no number of micro-batches divides the batches of all kinds into ones that fit."
     return Text(text, style="red")
 
 
 def _memory(plan: Plan) -> Table:
-    columns = ("parameters", "gradients", "optimizer", "average", "activations*", "peak")
-    table = Table(title="Memory per GPU", title_justify="left")
-    table.add_column("records")
-    for name in ("records a GPU", *columns, "largest that fits"):
-        table.add_column(name, justify="right")
-    for kind in plan.kinds:
-        memory = kind.memory
-        parts = (memory.parameters, memory.gradients, memory.optimizer, memory.average, memory.activations)
-        over = "red" if memory.peak > plan.limit else ""
-        table.add_row(
-            kind.kind,
-            str(kind.micro_batch),
-            *(size(part) if part else "-" for part in parts),
-            Text(size(memory.peak), style=over),
-            _largest(kind),
-        )
-    table.caption = "* and gathered parameters, gradients on their way, temporary results: all else at the peak"
-    table.caption_justify = "left"
-    return table
-
-
-def _largest(kind: KindPlan) -> str:
-    if kind.largest_micro_batch is None:
-        return "?"
-    return str(kind.largest_micro_batch) if kind.largest_micro_batch else "none"
+    lines = {
+        "records": [str(kind.micro_batch) for kind in plan.kinds],
+        "parameters": [_size(kind.memory.parameters) for kind in plan.kinds],
+        "gradients": [_size(kind.memory.gradients) for kind in plan.kinds],
+        "optimizer": [_size(kind.memory.optimizer) for kind in plan.kinds],
+        "average": [_size(kind.memory.average) for kind in plan.kinds],
+        "activations, all else": [_size(kind.memory.activations) for kind in plan.kinds],
+        "peak": [_size(kind.memory.peak) for kind in plan.kinds],
+        "largest micro-batch": [str(kind.largest_micro_batch or "none") for kind in plan.kinds],
+    }
+    return _by_kind("One micro-batch on one GPU", plan, lines)
 
 
 def _work(plan: Plan) -> Table:
-    table = Table(title="Work per optimizer step", title_justify="left")
-    table.add_column("records")
-    for name in ("share", "positions", "pictures", "records a step", "FLOPs a record", "FLOPs a step", "seconds"):
-        table.add_column(name, justify="right")
+    lines = {
+        "share of the steps": [f"{kind.share:.0%}" for kind in plan.kinds],
+        "positions a record": [f"{kind.length:,}" for kind in plan.kinds],
+        "pictures a record": [str(kind.pictures) for kind in plan.kinds],
+        "records": [f"{kind.global_batch:,}" for kind in plan.kinds],
+        "FLOPs a record": [f"{kind.flops:.3g}" for kind in plan.kinds],
+        "FLOPs": [f"{kind.step_flops:.3g}" for kind in plan.kinds],
+        "seconds": [f"{kind.step_seconds:,.3g}" for kind in plan.kinds],
+    }
+    return _by_kind("One optimizer step on all GPUs", plan, lines)
+
+
+def _by_kind(title: str, plan: Plan, lines: dict[str, list[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column()
     for kind in plan.kinds:
-        table.add_row(
-            kind.kind,
-            f"{kind.share:.0%}",
-            f"{kind.length:,}",
-            str(kind.pictures),
-            f"{kind.global_batch:,}",
-            f"{kind.flops:.3g}",
-            f"{kind.step_flops:.3g}",
-            f"{kind.step_seconds:,.3g}",
-        )
+        table.add_column(kind.kind, justify="right", overflow="fold")
+    for name, cells in lines.items():
+        if any(cell != "-" for cell in cells):
+            table.add_row(name, *cells)
     return table
+
+
+def _size(number: int) -> str:
+    return size(number) if number else "-"
 
 
 def _needs(plan: Plan) -> Table:

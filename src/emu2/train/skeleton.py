@@ -61,7 +61,7 @@ RECORDS: dict[str, RecordShape] = {
     "document": RecordShape(text=494, images=8),
     "storyboard": RecordShape(text=494, images=8),
     "text": RecordShape(text=None),
-    "chat": RecordShape(text=500, images=1),
+    "chat": RecordShape(text=300, images=1),
     "grounded_generation": RecordShape(text=60, images=5),
     "composition": RecordShape(text=60, images=5),
     "edit": RecordShape(text=30, images=2),
