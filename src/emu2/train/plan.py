@@ -160,7 +160,7 @@ def plan(
     speed = gpus * device.peak[compute_dtype(config)] * mfu
 
     shares, batches = _kinds(config)
-    shapes = {kind: record_shape(kind, dict(records or {})) for kind in shares}
+    shapes = {kind: record_shape(kind, config, records) for kind in shares}
     with fake_processes(gpus, config.parallel) as world:
         ranks = world.data_size
         largest = _largest(

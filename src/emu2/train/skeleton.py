@@ -7,6 +7,7 @@ steps to the bytes that the real objectives allocate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -70,8 +71,12 @@ RECORDS: dict[str, RecordShape] = {
 OTHER_RECORD = RecordShape(text=100, images=4)
 
 
-def record_shape(kind: str, records: dict[str, RecordShape] | None = None) -> RecordShape:
-    return (records or {}).get(kind) or RECORDS.get(kind, OTHER_RECORD)
+def record_shape(kind: str, config: RunConfig, records: Mapping[str, RecordShape] | None = None) -> RecordShape:
+    """The stated shape of a kind, else the table's with as many frames as the run reads of a clip."""
+    if records and kind in records:
+        return records[kind]
+    shape = RECORDS.get(kind, OTHER_RECORD)
+    return replace(shape, frames=max(config.data.frames)) if shape.frames else shape
 
 
 def model_config(config: RunConfig) -> Emu2Config:
