@@ -196,13 +196,30 @@ def test_llava(tmp_path, opened):
     assert as_array[0].turns[0][1] == (SYSTEM_CONCISE,)
 
 
+def test_files_of_one_name_in_several_folders_have_keys_of_their_own(tmp_path, opened):
+    turns = said(("human", "?"), ("gpt", "yes"))
+    for part in ("a", "b"):
+        write(tmp_path / part / "chat.jsonl", [{"conversations": turns}])
+        write(tmp_path / part / "0.tar", tar_bytes(pair_members(["red"])))
+        write(tmp_path / part / "c.png", encoded())
+        write(tmp_path / part / "c.txt", "x")
+    for form, path, kind in (
+        ("llava", "*/chat.jsonl", "chat"),
+        ("webdataset", "{a,b}/0.tar", "pair"),
+        ("text", "*/*.txt", "text"),
+        ("folder", ".", "pair"),
+    ):
+        source = opened(form, tmp_path / path, kind)
+        assert [source[index].key.partition("/")[0] for index in range(source.size)] == ["a", "b"]
+
+
 def test_lines_that_are_no_json_are_bad_samples(tmp_path, opened):
     good = '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "é"}]}'
-    write(tmp_path / "chat.jsonl", "\n".join((good, "", "   ", "{torn", good)).encode() + b"\n" + b'{"a": "\xff"}')
+    write(tmp_path / "chat.jsonl", "\n".join(("{torn", "", "   ", good, good)).encode() + b"\n" + b'{"a": "\xff"}')
     source = opened("llava", tmp_path / "chat.jsonl", "chat")
     assert source.size == 4
     assert source[2].turns[-1] == ("assistant", ("é",))
-    assert cause(source, 1) == "metadata is not JSON"
+    assert cause(source, 0) == "metadata is not JSON"
     assert cause(source, 3) == "text is not UTF-8"
 
 
@@ -529,6 +546,8 @@ def test_second_files_of_another_format(tmp_path, opened):
     other = write(tmp_path / "other.json", GQA)
     with pytest.raises(ValueError, match="needs 'annotations' with answers; it looks like 'gqa'"):
         opened("vqav2", questions, "chat", annotations=other)
+    with pytest.raises(ValueError, match="needs 'annotations' with answers; it looks like 'coco_captions'"):
+        opened("vqav2", questions, "chat", annotations=write(tmp_path / "coco.json", COCO))
     with pytest.raises(ValueError, match=r"annotations\.json cannot be read: No such file"):
         opened("vqav2", questions, "chat")
     with pytest.raises(ValueError, match="needs 'data' with ocr_tokens as annotations=; it looks like 'gqa'"):

@@ -9,8 +9,8 @@ from typing import Any
 
 from emu2.data.readers.base import Reader
 from emu2.data.readers.config import SourceConfig
-from emu2.data.readers.detect import wrong_format
-from emu2.data.readers.files import base_name, find, fingerprint
+from emu2.data.readers.detect import first_of, wrong_format
+from emu2.data.readers.files import find, fingerprint, short_names
 from emu2.data.readers.pairs import captioned
 from emu2.data.readers.pictures import Pictures
 from emu2.data.readers.rows import whole_json
@@ -31,10 +31,10 @@ class Annotations(Reader):
         self._paths = find(config.path, self.suffixes, "annotation files")
         self._others = [] if config.annotations is None else find([config.annotations], (".json",), "annotation file")
         self._items: list[Any] = []
-        for path in self._paths:
+        for path, name in zip(self._paths, short_names(self._paths), strict=True):
             value = self._value(path)
             try:
-                self._items += self._load(value, path)
+                self._items += self._load(value, path, name)
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise wrong_format(path, config.format, self.needs, value) from error
         if not self._items:
@@ -50,8 +50,9 @@ class Annotations(Reader):
         return whole_json(path)
 
     @abstractmethod
-    def _load(self, value: Any, path: str) -> list[Any]:
-        """The records of one file. A KeyError or TypeError means that the file is of another format."""
+    def _load(self, value: Any, path: str, name: str) -> list[Any]:
+        """The records of one file, whose keys begin with `name`. A KeyError, TypeError or the like means that
+        the file is of another format."""
 
 
 class CocoCaptions(Annotations):
@@ -60,16 +61,15 @@ class CocoCaptions(Annotations):
 
     needs = "'images' with a file_name and 'annotations' with a caption"
 
-    def _load(self, value: Any, path: str) -> list[tuple[str, str, str]]:
+    def _load(self, value: Any, path: str, name: str) -> list[tuple[str, str, str]]:
         if "data" in value:
             return [
-                (f"{note['image_id']}.jpg", note["caption_str"], f"{base_name(path)}/{number}")
+                (f"{note['image_id']}.jpg", note["caption_str"], f"{name}/{number}")
                 for number, note in enumerate(value["data"])
             ]
         names = {image["id"]: image["file_name"] for image in value["images"]}
         return [
-            (names.get(note["image_id"], ""), note["caption"], f"{base_name(path)}/{note['id']}")
-            for note in value["annotations"]
+            (names.get(note["image_id"], ""), note["caption"], f"{name}/{note['id']}") for note in value["annotations"]
         ]
 
     def read(self, index: int) -> Record:
@@ -88,15 +88,16 @@ class Vqav2(Annotations):
 
     needs = "'questions' with question_id, image_id and question"
 
-    def _load(self, value: Any, path: str) -> list[tuple[Any, ...]]:
+    def _load(self, value: Any, path: str, name: str) -> list[tuple[Any, ...]]:
         given = self.config.annotations
         answers_path = given or path.replace("OpenEnded_", "").replace("questions", "annotations")
         questions = value["questions"]
-        first = questions[0]["question_id"], questions[0]["image_id"], questions[0]["question"]
+        if not {"question_id", "image_id", "question"} <= set(questions[0]):
+            raise KeyError("question")
         if answers_path == path:
-            raise ValueError(f"Give the answers to the questions in {path} as annotations= ({first[2]!r} has none).")
+            raise ValueError(f"Give the answers to the questions in {path} as annotations=.")
         notes = whole_json(answers_path)
-        if not isinstance(notes, Mapping) or not isinstance(notes.get("annotations"), list):
+        if not isinstance(notes, Mapping) or "question_id" not in first_of(notes.get("annotations")):
             raise wrong_format(answers_path, "vqav2", "'annotations' with answers", notes)
         if given is None:
             self._others.append(answers_path)
@@ -107,7 +108,7 @@ class Vqav2(Annotations):
                 _coco_names(question["image_id"], subset),
                 question["question"],
                 *_vqa_answers(answers.get(question["question_id"])),
-                f"{base_name(path)}/{question['question_id']}",
+                f"{name}/{question['question_id']}",
             )
             for question in questions
         ]
@@ -143,9 +144,9 @@ class Gqa(Annotations):
 
     needs = "a table of questions by id, each with imageId, question and answer"
 
-    def _load(self, value: Any, path: str) -> list[tuple[Any, ...]]:
+    def _load(self, value: Any, path: str, name: str) -> list[tuple[Any, ...]]:
         return [
-            (item["imageId"], item["question"], item.get("answer"), item.get("fullAnswer"), f"{base_name(path)}/{key}")
+            (item["imageId"], item["question"], item.get("answer"), item.get("fullAnswer"), f"{name}/{key}")
             for key, item in value.items()
         ]
 
@@ -166,7 +167,7 @@ class TextVqa(Annotations):
 
     needs = "'data' with image_id, question and answers"
 
-    def _load(self, value: Any, path: str) -> list[tuple[Any, ...]]:
+    def _load(self, value: Any, path: str, name: str) -> list[tuple[Any, ...]]:
         read = {}
         if self.config.annotations is not None:
             notes = whole_json(self.config.annotations)
@@ -180,7 +181,7 @@ class TextVqa(Annotations):
                 item["question"],
                 tuple(item.get("answers", ())),
                 read.get(item["image_id"], ()),
-                f"{base_name(path)}/{item['question_id']}",
+                f"{name}/{item['question_id']}",
             )
             for item in value["data"]
         ]

@@ -39,7 +39,7 @@ class Llava(Reader):
     def __init__(self, config: SourceConfig, kind: str):
         super().__init__(config, kind)
         self._rows = Rows(config.path, cache=config.cache)
-        first, _ = self._rows[0]
+        first = self._rows.first()
         if not isinstance(first, Mapping) or not ("conversations" in first or "messages" in first):
             raise wrong_format(self._rows.paths[0], config.format, "'conversations' in every record", first)
         self._pictures = Pictures(config, self._rows.paths[0].rpartition("/")[0])

@@ -16,16 +16,16 @@ def looks_like(value: Any) -> str | None:
 
 
 def _file_form(value: dict[str, Any]) -> str | None:
-    annotation = _first(value.get("annotations"))
+    annotation = first_of(value.get("annotations"))
     if "caption" in annotation:
         return "'coco_captions'"
     if "multiple_choice_answer" in annotation or "answers" in annotation:
         return "the answers of 'vqav2' (give them as its annotations=)"
     if "bbox" in annotation:
         return "COCO's instances (give them as the annotations= of 'refcoco')"
-    if "question_id" in _first(value.get("questions")):
+    if "question_id" in first_of(value.get("questions")):
         return "'vqav2'"
-    data = _first(value.get("data"))
+    data = first_of(value.get("data"))
     if "ocr_tokens" in data and "question" not in data:
         return "the OCR tokens of 'textvqa' (give them as its annotations=)"
     if "caption_str" in data:
@@ -53,7 +53,8 @@ def _record_form(record: dict[str, Any]) -> str | None:
     return next((name for name, fields in _FIELDS if all(field in record for field in fields)), None)
 
 
-def _first(values: Any) -> dict[str, Any]:
+def first_of(values: Any) -> dict[str, Any]:
+    """The first table of a list of them; an empty one where there is none."""
     return values[0] if isinstance(values, list) and values and isinstance(values[0], dict) else {}
 
 

@@ -28,7 +28,7 @@ class _Documents(Reader):
     def __init__(self, config: SourceConfig, kind: str):
         super().__init__(config, kind)
         self._rows = Rows(config.path, columns=("texts", "images", "metadata"), cache=config.cache)
-        first, _ = self._rows[0]
+        first = self._rows.first()
         if not isinstance(first, Mapping) or any(name not in first for name in self.needs):
             raise wrong_format(self._rows.paths[0], config.format, " and ".join(map(repr, self.needs)), first)
         self._pictures = Pictures(config, self._rows.paths[0].rpartition("/")[0])

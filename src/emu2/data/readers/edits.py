@@ -66,7 +66,7 @@ class Edits(Reader):
                 self._rows = Rows(files, (*_BEFORE, *_INSTRUCTION, *_AFTER), config.cache)
                 self._pictures = Pictures(config, files[0].rpartition("/")[0])
                 found = len(self._rows)
-                first, _ = self._rows[0]
+                first = self._rows.first()
                 wanted = (_BEFORE, _INSTRUCTION, _AFTER)
                 if not isinstance(first, Mapping) or any(_field(first, names) is None for names in wanted):
                     raise wrong_format(files[0], config.format, _NEEDS, first)

@@ -203,16 +203,20 @@ def base_name(path: str) -> str:
     return path.rstrip("/").replace(os.sep, "/").rsplit("/", 1)[-1]
 
 
-def fingerprint(label: str, paths: Sequence[str], counts: Sequence[int] = ()) -> str:
-    """Of a list of files: their names below their common folder, sizes, and numbers of records; not where they lie or
-    when they were written, so a copy of the data has the same."""
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Paths below the folder that they share: different wherever the files are."""
     folders = [path.split("/")[:-1] for path in paths]
     differing = (depth for depth, names in enumerate(zip(*folders, strict=False)) if len(set(names)) > 1)
     shared = next(differing, min(map(len, folders)))
+    return ["/".join(path.split("/")[shared:]) for path in paths]
+
+
+def fingerprint(label: str, paths: Sequence[str], counts: Sequence[int] = ()) -> str:
+    """Of a list of files: their names below their common folder, sizes, and numbers of records; not where they lie or
+    when they were written, so a copy of the data has the same."""
     digest = hashlib.sha256(label.encode())
-    for index, path in enumerate(paths):
+    for index, (path, name) in enumerate(zip(paths, short_names(paths), strict=True)):
         count = counts[index] if index < len(counts) else ""
-        name = "/".join(path.split("/")[shared:])
         digest.update(f"\n{name}\t{size_of(path)}\t{count}".encode())
     return digest.hexdigest()[:32]
 

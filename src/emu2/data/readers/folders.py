@@ -10,7 +10,7 @@ from typing import Any
 from emu2.data.readers.base import Reader
 from emu2.data.readers.config import SourceConfig
 from emu2.data.readers.detect import wrong_format
-from emu2.data.readers.files import base_name, find, fingerprint, is_folder, is_url, local, read_bytes
+from emu2.data.readers.files import base_name, find, fingerprint, is_folder, is_url, local, read_bytes, short_names
 from emu2.data.readers.pairs import captioned
 from emu2.data.readers.rows import whole_json
 from emu2.data.readers.samples import IMAGE_SUFFIXES, clip, decoded_json, decoded_text, picture, some_text
@@ -57,7 +57,7 @@ class Folder(Reader):
                 f"into {base_name(self._shown[0]).rpartition('.')[0]}.txt beside {base_name(self._shown[0])}, or "
                 "into metadata.jsonl."
             )
-        self._roots = folders
+        self._names = short_names([f"{folder}/" for folder in folders] + self._shown)[len(folders) :]
         self._set_size(len(self._shown))
 
     def listing(self) -> str:
@@ -81,8 +81,7 @@ class Folder(Reader):
 
     def read(self, index: int) -> Record:
         path = self._shown[index]
-        root = next(root for root in self._roots if path.startswith(f"{root}/"))
-        where = path[len(root) + 1 :]
+        where = self._names[index]
         beside = self._beside(path)
         if path in self._captions:
             caption = self._field(self._captions[path])

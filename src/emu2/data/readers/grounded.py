@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from emu2.data.records import Segment
 
+#: Samples that are looked at before a source is taken for what it was called.
+_LOOKED_AT = 4
 #: Words from one place of a caption to another, and the boxes of what they name.
 Phrase = tuple[int, int, list[Box]]
 
@@ -55,12 +58,14 @@ class Grit(Reader):
         self._check_first(files[0])
 
     def _check_first(self, path: str) -> None:
-        try:
-            note, _, _ = self._parts(0)
-        except BadSampleError:
-            return
-        if not ("ref_exps" in note or "noun_chunks" in note):
-            raise wrong_format(path, "grit", "'ref_exps' or 'noun_chunks' beside the caption", note)
+        seen: Mapping[str, Any] | None = None
+        for index in range(min(_LOOKED_AT, len(self))):
+            with contextlib.suppress(BadSampleError):
+                seen, _, _ = self._parts(index)
+                if "ref_exps" in seen or "noun_chunks" in seen:
+                    return
+        if seen is not None:
+            raise wrong_format(path, "grit", "'ref_exps' or 'noun_chunks' beside the caption", seen)
 
     def listing(self) -> str:
         label = f"grit {self.kind}"

@@ -9,7 +9,7 @@ from typing import Any
 from emu2 import tokens
 from emu2.data.readers.annotations import Annotations
 from emu2.data.readers.detect import wrong_format
-from emu2.data.readers.files import base_name, find, read_bytes
+from emu2.data.readers.files import find, read_bytes
 from emu2.data.readers.rows import whole_json
 from emu2.data.readers.samples import some_text
 from emu2.data.readers.wording import box_turns
@@ -34,7 +34,7 @@ class RefCoco(Annotations):
     def _value(self, path: str) -> Any:
         return _plain_pickle(path) if path.endswith((".p", ".pkl", ".pickle")) else whole_json(path)
 
-    def _load(self, value: Any, path: str) -> list[tuple[Any, ...]]:
+    def _load(self, value: Any, path: str, name: str) -> list[tuple[Any, ...]]:
         references = [(ref["ann_id"], ref["split"], ref["ref_id"], ref["sentences"]) for ref in value]
         boxes = self._boxes(path)
         split = self.config.split or _TRAINING_SPLIT
@@ -43,7 +43,7 @@ class RefCoco(Annotations):
             there = ", ".join(sorted({str(reference[1]) for reference in references}))
             raise ValueError(f"No data found: {path} has no references of the split {split!r}; it has {there}.")
         return [
-            (*boxes.get(ann_id, (None, None, None)), sentence["sent"], f"{base_name(path)}/{ref_id}/{number}")
+            (*boxes.get(ann_id, (None, None, None)), sentence["sent"], f"{name}/{ref_id}/{number}")
             for ann_id, _, ref_id, sentences in chosen
             for number, sentence in enumerate(sentences)
         ]

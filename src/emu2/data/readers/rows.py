@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from emu2.data.readers.files import base_name, find, fingerprint, open_file, read_bytes, read_range, size_of
+from emu2.data.readers.files import find, fingerprint, open_file, read_bytes, read_range, short_names, size_of
 from emu2.data.readers.index_cache import cached_index
 from emu2.data.readers.samples import decoded_json
 from emu2.data.sources import BadSampleError
@@ -18,6 +19,8 @@ from emu2.data.sources import BadSampleError
 #: Endings of packed files, in which nothing can be found by its position.
 _PACKED = (".gz", ".zst", ".zip", ".bz2", ".xz")
 _CHUNK = 1 << 22
+#: Records that are looked at before a file is taken for what it was called.
+_LOOKED_AT = 4
 
 
 class Rows:
@@ -36,6 +39,7 @@ class Rows:
 
     def __init__(self, paths: Sequence[str], columns: Sequence[str] | None = None, cache: str | None = None):
         self.paths = find(paths, self.suffixes, "annotations")
+        self._names = short_names(self.paths)
         self._tables = [open_table(path, columns, cache) for path in self.paths]
         self._ends = list(accumulate(len(table) for table in self._tables))
         if not self._ends[-1]:
@@ -55,8 +59,22 @@ class Rows:
         """
         table = bisect.bisect_right(self._ends, index)
         place = index - (self._ends[table - 1] if table else 0)
-        where = f"{base_name(self.paths[table])}/{place}"
+        where = f"{self._names[table]}/{place}"
         return self._tables[table].value(place, where), where
+
+    def first(self) -> Any:
+        """The first value that can be read, of the first few; by it a file of another format is told.
+
+        Raises:
+            BadSampleError: none of them can.
+        """
+        for index in range(last := min(_LOOKED_AT, len(self))):
+            try:
+                return self[index][0]
+            except BadSampleError:
+                if index == last - 1:
+                    raise
+        return None
 
 
 def open_table(path: str, columns: Sequence[str] | None, cache: str | None) -> Any:
@@ -87,7 +105,7 @@ def whole_json(path: str) -> Any:
     try:
         text = data.decode("utf-8-sig")
         if path.endswith(".jsonl"):
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         return json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not JSON: its text is not UTF-8.") from error
@@ -183,15 +201,16 @@ class _Parquet:
         return self._groups[group].slice(index - (self._ends[group - 1] if group else 0), 1).to_pylist()[0]
 
 
-def _parquet_file(path: str) -> Any:
+@contextlib.contextmanager
+def _parquet_file(path: str) -> Iterator[Any]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise ValueError(f"{path} is a parquet file, which takes pyarrow: pip install 'emu2[data]'.") from error
-    file = open_file(path)
-    try:
-        return pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
-        file.close()
-        raise ValueError(f"{path} is not a parquet file: {error}") from error
+    with open_file(path) as opened:
+        try:
+            file = pyarrow.parquet.ParquetFile(opened)
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is not a parquet file: {error}") from error
+        yield file

@@ -19,7 +19,7 @@ from typing import IO
 
 import numpy as np
 
-from emu2.data.readers.files import base_name, find, fingerprint, open_file, read_range, size_of
+from emu2.data.readers.files import find, fingerprint, open_file, read_range, short_names, size_of
 from emu2.data.readers.index_cache import cached_index
 from emu2.data.sources import BadSampleError
 
@@ -55,6 +55,7 @@ class TarShards:
 
     def __init__(self, paths: Sequence[str], cache: str | None = None):
         self.paths = find(paths, (".tar",), "tars")
+        self._names = short_names(self.paths)
         with ThreadPoolExecutor(_THREADS) as pool:
             build = partial(cached_index, label="tar-samples", build=index_samples, cache=cache)
             self._indices = list(pool.map(build, self.paths))
@@ -91,7 +92,7 @@ class TarShards:
                     fields[match[2].lower()] = data[member.offset_data : member.offset_data + member.size]
         except tarfile.TarError as error:
             raise BadSampleError("corrupt tar member", f"{path} at byte {start}: {error}") from error
-        return TarSample(f"{base_name(path).removesuffix('.tar')}/{key}", fields, path)
+        return TarSample(f"{self._names[shard].removesuffix('.tar')}/{key}", fields, path)
 
 
 def index_samples(path: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 from emu2.data.readers.base import Reader
 from emu2.data.readers.config import SourceConfig
 from emu2.data.readers.detect import wrong_format
-from emu2.data.readers.files import base_name, find, fingerprint, read_bytes
+from emu2.data.readers.files import find, fingerprint, read_bytes, short_names
 from emu2.data.readers.rows import TextLines, open_table
 from emu2.data.readers.samples import decoded_text, some_text
 from emu2.data.records import Record
@@ -27,6 +27,7 @@ class Texts(Reader):
     def __init__(self, config: SourceConfig, kind: str):
         super().__init__(config, kind)
         self._paths = find(config.path, (".txt", ".md", ".jsonl", ".json", ".parquet"), "texts")
+        self._names = short_names(self._paths)
         self._field = config.caption or "text"
         # A whole file is a table of one row that is read when it is asked for.
         self._tables: list[Any] = [self._open(path) for path in self._paths]
@@ -46,7 +47,10 @@ class Texts(Reader):
         for path, table in zip(self._paths, self._tables, strict=True):
             if not path.endswith(_TABLES) or not len(table):
                 continue
-            first = table.value(0, path)
+            try:
+                first = table.value(0, path)
+            except BadSampleError:
+                continue  # counted when it is read
             if not isinstance(first, Mapping) or self._field not in first:
                 raise wrong_format(path, "text", f"{self._field!r} in every record", first)
 
@@ -57,7 +61,7 @@ class Texts(Reader):
         number = bisect.bisect_right(self._ends, index)
         path, table = self._paths[number], self._tables[number]
         place = index - (self._ends[number - 1] if number else 0)
-        where = f"{base_name(path)}/{place}"
+        where = f"{self._names[number]}/{place}"
         if table is None:
             text: Any = decoded_text(read_bytes(path), where)
         elif not path.endswith(_TABLES):
