@@ -2,7 +2,7 @@
 
 out/checkpoints/step-00000400/
     shard-00001-model-00001-of-00001.safetensors ...
-                  each process's pieces of `weights/NAME`, `optimizer/NAME/KEY` and `average/NAME`
+                  each process's pieces of `weights.NAME`, `optimizer.NAME/KEY` and `average.NAME`
     state.json    step, position in the data, counters, the resolved config, the size of every file
 
 torch.distributed.checkpoint writes and reads the pieces, for one process too, in its safetensors format (its own holds
@@ -36,6 +36,8 @@ _NAME = re.compile(r"step-(\d{8})")
 _ASIDE = ".writing-"
 #: Bytes of one process's pieces in one file: each file is put together in memory.
 _FILE_BYTES = 2 << 30
+#: What torch warns of where a single process is what was meant.
+_ALONE = "torch.distributed is disabled"
 
 
 class CheckpointError(OSError):
@@ -66,12 +68,15 @@ class Checkpoints:
     def __init__(self, out: Path, *, keep: int, world: World, asynchronous: bool = False):
         self._out, self._keep, self._world, self._asynchronous = out, keep, world, asynchronous
         self._written: Future[None] | None = None
+        if asynchronous:
+            # Said in the writing thread, where `_quiet` does not reach.
+            warnings.filterwarnings("ignore", message=_ALONE)
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
         """Write one checkpoint; every process calls it. Waits for the one before it.
 
         Args:
-            tensors: by name, in the pieces that this process holds.
+            tensors: group ("weights", "optimizer", "average") -> name -> the pieces that this process holds.
             state: JSON-able, the same for every process.
 
         Raises:
@@ -86,7 +91,7 @@ class Checkpoints:
                 for torn in folder.glob(f"{_ASIDE}*"):
                     shutil.rmtree(torn)
                 aside.mkdir(parents=True)
-        stored = {name: _stored(tensor) for name, tensor in tensors.items()}
+        stored = _stored(tensors)
         writer = HuggingFaceStorageWriter(
             str(aside), fqn_to_index_mapping=_files(stored, self._world.size), save_distributed=True
         )
@@ -190,8 +195,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def stored_tensors(folder: Path) -> dict[str, torch.dtype]:
-    """Name -> type of every tensor in a checkpoint.
+def stored_tensors(folder: Path, group: str) -> dict[str, torch.dtype]:
+    """Name -> type of every tensor of one group in a checkpoint.
 
     Raises:
         ValueError: a file is damaged.
@@ -200,21 +205,25 @@ def stored_tensors(folder: Path) -> dict[str, torch.dtype]:
         found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError) as error:
         raise _damaged(folder, "a shard", error) from error
-    return {name: data.properties.dtype for name, data in found.items()}  # type: ignore[union-attr]
+    prefix = f"{group}."
+    return {
+        name.removeprefix(prefix): data.properties.dtype  # type: ignore[union-attr]
+        for name, data in found.items()
+        if name.startswith(prefix)
+    }
 
 
 @torch.no_grad()
-def load_tensors(folder: Path, tensors: Mapping[str, Tensor], world: World) -> None:
-    """Fill tensors from a checkpoint in place, each process the pieces it holds; every process calls it.
+def load_tensors(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], world: World) -> None:
+    """Fill tensors, by group and name, from a checkpoint in place, each process the pieces it holds; all call it.
 
     Raises:
         ValueError: one is missing there, has another shape, or its file is damaged.
     """
-    wanted: dict[str, Any] = {name: _stored(tensor) for name, tensor in tensors.items()}
     try:
         with _quiet():
             dcp.load(
-                wanted,
+                _stored(tensors),
                 storage_reader=HuggingFaceStorageReader(str(folder)),
                 process_group=world.checkpoint_group,
                 no_dist=world.size == 1,
@@ -263,17 +272,24 @@ def room_for_optimizer(
     return room
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    """As it lies on disk: at least one dimension, which pieces are counted along."""
-    return tensor.detach().view(1) if tensor.ndim == 0 else tensor.detach()
+def _stored(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """As they lie on disk: at least one dimension, which pieces are counted along. Names there are GROUP.NAME."""
+    return {
+        group: {
+            name: tensor.detach().view(1) if tensor.ndim == 0 else tensor.detach() for name, tensor in named.items()
+        }
+        for group, named in tensors.items()
+        if named
+    }
 
 
-def _files(tensors: Mapping[str, Tensor], processes: int) -> dict[str, int]:
-    """Name -> number of the file, from 1, so that no process puts too much into one."""
+def _files(tensors: Mapping[str, Mapping[str, Tensor]], processes: int) -> dict[str, int]:
+    """Name on disk -> number of the file, from 1, so that no process puts too much into one."""
     numbers, written = {}, 0
-    for name, tensor in tensors.items():
-        numbers[name] = 1 + written // (_FILE_BYTES * processes)
-        written += tensor.numel() * tensor.element_size()
+    for group, named in tensors.items():
+        for name, tensor in named.items():
+            numbers[f"{group}.{name}"] = 1 + written // (_FILE_BYTES * processes)
+            written += tensor.numel() * tensor.element_size()
     return numbers
 
 
@@ -294,8 +310,7 @@ def _damaged(folder: Path, name: str, error: BaseException) -> ValueError:
 def _quiet() -> Iterator[None]:
     """Without the advice that a single process is one."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch\.distributed")
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", message=_ALONE)
         yield
 
 

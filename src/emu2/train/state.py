@@ -23,12 +23,11 @@ def save(run: Trainer) -> Path:
     It holds no generator's state: all chance is a function of the seed and the place in the run.
     """
     names = {id(parameter): name for name, parameter in run.parameters.items()}
-    groups: dict[str, Mapping[str, Tensor]] = {
-        "weights": dict(run.parameters),
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        "weights": run.parameters,
         "optimizer": checkpoint.optimizer_tensors(run.optimizer, names),
         "average": run.average.shadow if run.average else {},
     }
-    tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
     state = {
         "step": run.step,
         "data": run.mixture.state_dict(),
@@ -53,15 +52,13 @@ def restore(run: Trainer) -> None:
     state = checkpoint.read_state(found[-1])
     check_settings(to_dict(run.config), state["config"], run.out)
     check_data(run.mixture.fingerprints(), state["sources"], run.out)
-    stored = checkpoint.stored_tensors(found[-1])
-    moments = {name.removeprefix("optimizer/"): data for name, data in stored.items() if name.startswith("optimizer/")}
-    groups: dict[str, Mapping[str, Tensor]] = {
+    moments = checkpoint.stored_tensors(found[-1], "optimizer")
+    tensors: dict[str, Mapping[str, Tensor]] = {
         "weights": run.parameters,
         "optimizer": checkpoint.room_for_optimizer(run.optimizer, run.parameters, moments),
         "average": run.average.shadow if run.average else {},
     }
-    wanted = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-    checkpoint.load_tensors(found[-1], wanted, run.world)
+    checkpoint.load_tensors(found[-1], tensors, run.world)
     if run.average is not None:
         run.average.updates = state["average_updates"]
     run.mixture.load_state_dict(state["data"])

@@ -1,0 +1,194 @@
+"""Two processes learn what one learns, and each takes up what the other left. Real processes, gloo, tiny models."""
+
+import errno
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+from helpers_distributed import Ranks
+from helpers_train import clip, pair, records, run_config, text, tiny_whole, trainer
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+from emu2.data.sources import ListSource
+from emu2.train.checkpoint import CheckpointError, list_checkpoints, read_state
+from emu2.train.metrics import read_log
+from emu2.train.settings import ParallelConfig
+from emu2.train.whole import Whole
+
+OBJECTIVES = (
+    *("contrastive", "language", "caption", "unified", "autoencoder"),
+    *("decoder", "video_decoder", "chat", "gen"),
+)
+FULL = ParallelConfig(shard="full", timeout_s=60.0)
+#: Name -> objective, grid of processes, steps.
+RUNS = {
+    **{objective: (objective, FULL, 2) for objective in OBJECTIVES},
+    "copies": ("unified", ParallelConfig(shard="none"), 2),
+    "tensor": ("unified", ParallelConfig(tensor=2), 2),
+    **dict.fromkeys(("two then one", "killed", "caption whole"), ("caption", FULL, 4)),
+    **dict.fromkeys(("one then two", "decoder whole"), ("decoder", FULL, 4)),
+}
+#: What one pair of processes makes, one run after another, each up to a step.
+PAIR = {**dict.fromkeys((*OBJECTIVES, "copies", "tensor", "two then one"), 2), "one then two": 4}
+
+
+def _trainer(name: str, out):
+    objective, parallel, steps = RUNS[name]
+    config = run_config(objective, steps=steps, parallel=parallel, save_async=name == "two then one")
+    sources = {"pair": records(objective)}
+    if objective == "unified":
+        # Two records for each rank: often one of them has pictures or clips and the other none.
+        makers = {"pair": pair, "text": text, "video_pair": clip}
+        sources = {kind: ListSource([maker(i) for i in range(12)]) for kind, maker in makers.items()}
+        config = replace(config, data=replace(config.data, kinds=dict.fromkeys(makers, 1.0)))
+    if objective == "caption":
+        config = replace(config, sample_every=2)
+    whole = tiny_whole()
+    for module in whole.video_unet.modules():
+        if isinstance(module, nn.Dropout):  # draws from each process's own generator
+            module.p = 0.0
+    return trainer(config, out, whole=whole, sources=sources)
+
+
+def _run_all(folder) -> None:
+    for name, last in PAIR.items():
+        run = _trainer(name, folder / name)
+        run.run(resume=name == "one then two", until=last)
+    _fill_one_disk(run)
+
+
+def _fill_one_disk(run) -> None:
+    """The disk of the second process has no room; what each of the two says of it."""
+
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write = HuggingFaceStorageWriter.write_data
+    if not run.world.main:
+        HuggingFaceStorageWriter.write_data = full
+    run.step += 1
+    try:
+        run.save()
+    except CheckpointError as error:
+        (run.out / f"told-{run.world.rank}").write_text(str(error))
+    HuggingFaceStorageWriter.write_data = write
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Folder of the pair's runs."""
+    folder = tmp_path_factory.mktemp("two")
+    _trainer("one then two", folder / "one then two").run(until=2)
+    Ranks(folder / "errors", _run_all, folder).finish()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The folder of the same run by one process; each is made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("one")
+
+    def make(name: str):
+        if not (folder / name).exists():
+            _trainer(name, folder / name).run()
+        return folder / name
+
+    return make
+
+
+def _losses(out) -> dict[int, dict[str, float]]:
+    """Step -> its losses and the norm of its gradient."""
+    return {
+        line["step"]: {k: v for k, v in line.items() if k.startswith("loss") or k == "optim/grad_norm"}
+        for line in read_log(out / "log.jsonl")
+    }
+
+
+def _assert_same(out, expected) -> None:
+    got, wanted = _losses(out), _losses(expected)
+    assert got.keys() == wanted.keys()
+    for step, values in wanted.items():
+        assert got[step] == pytest.approx(values, rel=1e-5), step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_learn_what_one_learns(objective, two, one):
+    _assert_same(two / objective, one(objective))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", ["copies", "tensor"])
+def test_other_grids_learn_the_same(grid, two, one):
+    _assert_same(two / grid, one("unified"))
+
+
+@pytest.mark.slow
+def test_saved_by_two_resumed_by_one(two, one):
+    (saved,) = list_checkpoints(two / "two then one")
+    assert sorted(read_state(saved)["files"])[-1].startswith("shard-00002")
+    _trainer("two then one", two / "two then one").run(resume=True)
+    _assert_same(two / "two then one", one("caption whole"))
+
+
+@pytest.mark.slow
+def test_saved_by_one_resumed_by_two(two, one):
+    _assert_same(two / "one then two", one("decoder whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "part"), [("unified", "multimodal_encoder"), ("decoder", "unet")])
+def test_the_model_folder_is_the_one_that_one_process_writes(objective, part, two, one):
+    got, expected = two / objective / "model", one(objective) / "model"
+    listed = [
+        sorted(path.relative_to(f).as_posix() for path in f.rglob("*") if path.is_file()) for f in (got, expected)
+    ]
+    assert listed[0] == listed[1]
+    for path in expected.rglob("*.json"):
+        assert (got / path.relative_to(expected)).read_text() == path.read_text(), path
+    (name,) = [path.name for path in (expected / part).glob("*.safetensors")]
+    ours, theirs = load_file(got / part / name), load_file(expected / part / name)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert (ours[key] - value).abs().mean() < 1e-5, key
+    assert Whole.load(got).complete
+
+
+@pytest.mark.slow
+def test_one_full_disk_is_told_by_all(two):
+    folder = two / "one then two"
+    told = [(folder / f"told-{rank}").read_text() for rank in range(2)]
+    assert told[0] == told[1]
+    assert "The checkpoint of step 5 could not be written" in told[0]
+    assert "No space left on device. The newest complete one is step-00000004." in told[0]
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-00000002", "step-00000004"]
+
+
+def _resume_and_die(folder, victim: int, step: int) -> None:
+    """One rank is killed in the middle of a step, after its forward pass."""
+    run = _trainer("killed", folder)
+    terms = run.objective.terms
+
+    def dying(batch):
+        values = terms(batch)
+        if run.world.rank == victim and run.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return values
+
+    run.objective.terms = dying
+    run.run(resume=True)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_stops_the_others_and_the_run_resumes(one, tmp_path):
+    _trainer("killed", tmp_path / "run").run(until=2)
+    ranks = Ranks(tmp_path / "errors", _resume_and_die, tmp_path / "run", 1, 3)
+    codes = ranks.join(timeout=60.0)
+    assert codes == [1, -signal.SIGKILL], codes
+    assert "rank" in ranks.error(0).lower() or "peer" in ranks.error(0).lower()
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000002"]
+    _trainer("killed", tmp_path / "run").run(resume=True)
+    _assert_same(tmp_path / "run", one("caption whole"))
