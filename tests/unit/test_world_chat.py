@@ -99,6 +99,7 @@ def test_answers_about_pictures_are_true(style):
                 [item] = [item for item in scene["objects"] if item["place"] == truth["place"]]
                 assert label == item["name"]
                 assert truth["place"] in asked or len(scene["objects"]) == 1
+                assert asked.startswith(("What ", "And "))
             elif truth["question"] == "where":
                 [item] = [item for item in scene["objects"] if item["name"] == truth["subject"]]
                 assert label == item["place"]
@@ -305,7 +306,7 @@ def test_answers_about_clips_come_up_equally():
 
 
 def test_later_questions_are_not_answered_by_earlier_ones():
-    lengths = Counter()
+    lengths, continued = Counter(), 0
     for record in _records("multi_turn", 150):
         turns = record.truth["turns"]
         lengths[len(turns)] += 1
@@ -315,7 +316,11 @@ def test_later_questions_are_not_answered_by_earlier_ones():
             if truth["question"] in ("what", "where", "group"):
                 name = truth.get("subject", truth["label"])
                 assert f" {name} " not in f" {before} ".replace("?", " ").replace(".", " ")
+                follows = number > 0 and turns[number - 1]["question"] == truth["question"] != "group"
+                assert truth["asked"].startswith("And ") == follows
+                continued += follows
     assert set(lengths) == {2, 3, 4}
+    assert continued > 10
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,22 @@ def test_show_prints_a_record(tmp_path):
     assert facts["truth"] == world["pair", 3].truth
 
 
+def test_clips_and_conversations_are_shown(tmp_path):
+    out = tmp_path / "sheet.png"
+    _run("preview", "-k", "video_pair", "-k", "chat", "-q", "video", "-n", 2, "--size", 32, "--boxes", "--out", out)
+    assert out.is_file()
+    arguments = ("show", "chat", 1, "-q", "video", "--size", 32, "--concepts", 16)
+    shown = _run(*arguments).output
+    assert "frames of 32 x 32 pixels]" in shown
+    facts = json.loads(_run(*arguments, "--json", "--out", tmp_path).output)
+    frames = facts["segments"][1]["video"].split(", ")
+    assert len(frames) == facts["truth"]["clip"]["frames"]
+    with Image.open(frames[-1]) as frame:
+        assert frame.size == (32, 32)
+    assert facts["truth"]["answer"] in shown
+    assert "no kind of question 'who'" in str(_run("show", "chat", 1, "-q", "who", code=1).exception)
+
+
 def test_names_lists_emoji():
     lines = _run("names", "dog face").output.splitlines()
     assert lines[0].split("\t")[:4] == ["\U0001f436", "dog", "dog", "train"]

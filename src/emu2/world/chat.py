@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from emu2.data.records import Record
 from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED
 from emu2.world import closed_questions, pointing, questions, reading
 from emu2.world.asking import FORMS, Exchange, PictureQuestion, View
+from emu2.world.captions import at
 from emu2.world.clip_questions import video
 from emu2.world.dice import Dice
 from emu2.world.scene import Scene
@@ -40,6 +42,8 @@ QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn")
 _OPENINGS = ("count", "group")
 _OWN_SCENE = 0.4
 _SEQUELS = ("what", "where", "colour", "yes_no", "referring")
+#: Questions that are asked again, in few words, and how often.
+_REPEATED, _AGAIN = ("what", "where"), 0.4
 #: Turns of such a conversation.
 _TURNS = (2, 3, 4)
 #: Draws of a next question before a conversation ends.
@@ -93,10 +97,20 @@ def _several(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
         if len(exchanges) == wanted:
             break
         told: frozenset[str] = frozenset().union(*(each.told for each in exchanges))
-        found = _PICTURE_QUESTIONS[dice.pick(_SEQUELS)](studio, dice, View(scene, told))
+        again = bool(exchanges) and exchanges[-1].kind in _REPEATED and dice.chance(_AGAIN)
+        sequel = exchanges[-1].kind if again else dice.pick(_SEQUELS)
+        found = _PICTURE_QUESTIONS[sequel](studio, dice, View(scene, told))
         if found is not None:
-            exchanges.append(found[1])
+            exchanges.append(_continued(found[1], exchanges[-1] if exchanges else None))
     return scene, exchanges
+
+
+def _continued(exchange: Exchange, before: Exchange | None) -> Exchange:
+    """A question of the same kind as the one before, in as few words as that one allows: "And the cat?"."""
+    if before is None or before.kind != exchange.kind or exchange.kind not in _REPEATED:
+        return exchange
+    short = at(exchange.facts["place"]) if exchange.kind == "what" else f"the {exchange.facts['subject']}"
+    return replace(exchange, asked=f"And {short}?")
 
 
 def _crowd(studio: Studio, dice: Dice) -> Scene:
