@@ -3,8 +3,10 @@
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -349,3 +351,11 @@ def test_edits_change_what_they_say_and_nothing_else(config):
     assert ("resize" in kinds) == (config.style != "corners")
     assert {"skin tone", "gender"} <= set(kinds) or config.concepts
     assert min(kinds.values()) > 150 / len(kinds) / 3
+
+
+def test_the_page_of_the_world_runs():
+    page = (Path(__file__).parents[2] / "docs" / "world.md").read_text(encoding="utf-8")
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert names["before"].size == names["after"].size
