@@ -90,7 +90,9 @@ def _strip(record: Record, width: int, picture: int, boxes: bool, font: _Font) -
         elif isinstance(segment, Video):
             tiles += _frame_tiles(segment, colour, picture, record.truth.get("clip") if boxes else None)
         elif isinstance(segment, Box):
-            tiles += [_text_tile(segment.phrase or "", colour, picture, width, font), _box_tile(segment, picture)]
+            if segment.phrase:
+                tiles.append(_text_tile(segment.phrase, colour, picture, width, font))
+            tiles.append(_box_tile(segment, picture))
             if isinstance(segment.image, Image.Image):
                 scene = next(scenes, None) if boxes else None
                 tiles.append(_picture_tile(segment.image, colour, picture, scene))
