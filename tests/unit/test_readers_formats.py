@@ -93,9 +93,11 @@ def test_mmc4(tmp_path, opened):
 def test_mmc4_finds_pictures_by_the_url_that_img2dataset_kept(tmp_path, opened):
     info = [{"image_name": "unknown.png", "raw_url": "https://example.org/green.jpg", "matched_text_index": 0}]
     write(tmp_path / "docs.jsonl", [{"text_list": ["Green."], "image_info": info}])
-    write(tmp_path / "0.tar", tar_bytes(pair_members(COLOURS)))
-    source = opened("mmc4", tmp_path / "docs.jsonl", "document", images=tmp_path / "0.tar")
-    assert shapes(source[0].segments) == ["Green.", "<green>"]
+    # img2dataset writes the members of a sample in the order of their endings: jpg before json, png and webp after it.
+    for name, members in (("after", pair_members(COLOURS)), ("before", sorted(pair_members(COLOURS)))):
+        write(tmp_path / f"{name}.tar", tar_bytes(members))
+        source = opened("mmc4", tmp_path / "docs.jsonl", "document", images=tmp_path / f"{name}.tar")
+        assert shapes(source[0].segments) == ["Green.", "<green>"]
 
 
 def test_obelics(tmp_path, opened):

@@ -132,18 +132,24 @@ def index_names(path: str) -> np.ndarray:
     the tar, its base name, and those in its sample's metadata."""
     rows: list[tuple[int, int, int]] = []
     with open_file(path) as file:
-        latest: dict[str, tuple[int, int]] = {}
+        # Of the sample that is being read: its picture and its metadata, which come in either order.
+        stem, shown, metadata = "", None, None
         for member in members(path, file):
             if not member.isreg():
                 continue
             place = (member.offset_data, member.size)
-            stem, suffix = os.path.splitext(member.name)
+            own_stem, suffix = os.path.splitext(member.name)
+            if own_stem != stem:
+                stem, shown, metadata = own_stem, None, None
             if suffix.lower() in _SHOWN:
-                latest = {stem: place}
+                shown = place
                 names = dict.fromkeys((member.name, base_name(member.name)))
                 rows += [(_number(name), *place) for name in names]
-            elif suffix.lower() == ".json" and stem in latest:
-                rows += [(_number(name), *latest[stem]) for name in _other_names(path, *place)]
+            elif suffix.lower() == ".json":
+                metadata = place
+            if shown and metadata:
+                rows += [(_number(name), *shown) for name in _other_names(path, *metadata)]
+                metadata = None
     return np.asarray(rows, dtype=np.int64).reshape(-1, 3)
 
 
