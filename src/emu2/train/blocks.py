@@ -39,8 +39,9 @@ def checkpoint_activations(whole: Whole) -> None:
 
     The libraries' own switch, where they have one: it acts in training mode, so frozen parts are untouched.
     """
-    for module in whole.modules():
-        switch: Any = getattr(module, "gradient_checkpointing_enable", None)
+    modules: list[Any] = whole.modules()
+    for module in modules:
+        switch = getattr(module, "gradient_checkpointing_enable", None)
         if switch is not None:
             switch(gradient_checkpointing_kwargs={"use_reentrant": False})
         elif getattr(module, "_supports_gradient_checkpointing", False):
