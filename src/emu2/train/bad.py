@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 _log = logging.getLogger(__name__)
+#: Until so many samples are seen the share is taken of so many, lest one bad sample in the first batch end the run.
+_FIRST = 50
 #: Causes that a complaint lists.
 _LISTED = 5
 
@@ -19,7 +21,7 @@ def require_usable(
     Raises:
         ValueError: with the most frequent causes, and an example of each.
     """
-    if bad.total() <= limit * seen and not nothing_left:
+    if bad.total() <= limit * max(seen, _FIRST) and not nothing_left:
         return
     causes = "; ".join(
         f"{number} x {cause}" + (f" ({examples[cause]})" if cause in examples else "")

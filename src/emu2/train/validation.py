@@ -100,7 +100,7 @@ def first_batch(objective: Objective, loader: Loader, addresses: list[tuple[str,
 def evaluating(objective: Objective) -> Iterator[None]:
     """Evaluation mode and a copy of the generators' state, put back afterwards; the caller restores what trains."""
     devices: list[Any] = [objective.device] if objective.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), computing(objective):
         for module in objective.whole.modules():
             module.eval()
         yield
@@ -113,3 +113,9 @@ def summed(tables: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for name, value in table.items():
             total[name] = total.get(name, 0) + value
     return total
+
+
+def computing(objective: Objective) -> torch.autocast:
+    """The number format that the run computes in."""
+    enabled = objective.config.autocast is not None
+    return torch.autocast(objective.device.type, dtype=torch.bfloat16, enabled=enabled)
