@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -149,6 +150,8 @@ class World:
         if self.parallel.tensor > 1:
             split_layers(whole, self.mesh["tensor"])
         if self.data_size > 1:
+            # Pooled features are a view, and nobody works in place on them.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             shard_whole(whole, self.mesh, self.parallel, config.autocast)
         for module in whole.modules():
             leave_on_device(module, self.device)
