@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from emu2.cli.world import app
 from emu2.data.readers import FORMATS, open_source
+from emu2.data.settings import DataConfig
 from emu2.processing.grounding import Box
 from emu2.processing.video import Video
+from emu2.recipes.start import open_sources
 from emu2.world import KINDS, World, WorldConfig
 from emu2.world.shards import FORMAT_OF, SOURCES, sources, writable, write_shards
 
@@ -20,7 +22,7 @@ COUNT, START = 7, 3
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World(WorldConfig(image_size=32, concepts=64, style="simple", seed=5, shots=(0, 2, 16), frames=(4, 6)))
+    return World(WorldConfig(image_size=32, concepts=64, style="simple", seed=5, shots=(0, 2, 16), frames=(4, 20)))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def _same(written, read) -> bool:
 
 @pytest.mark.parametrize("kind", FORMAT_OF)
 def test_readers_give_the_records_back(world, folder, tmp_path, kind):
-    [(name, spec)] = sources(folder, [kind]).items()
+    [(name, spec)] = sources(folder, [kind], 20).items()
     source = open_source({**spec, "cache": str(tmp_path)}, name.partition("/")[0])
     assert source.size == COUNT
     for number in range(COUNT):
@@ -58,12 +60,14 @@ def test_readers_give_the_records_back(world, folder, tmp_path, kind):
         ]
 
 
-def test_the_table_of_sources_fits_a_run(folder):
+def test_the_table_of_sources_fits_a_run(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     table = json.loads((folder / SOURCES).read_text())
-    assert set(table) == {*sources(folder, list(FORMAT_OF))}
+    assert set(table) == {*sources(folder, list(FORMAT_OF), 20)}
     assert {"pair", "document", "document/rule", "edit"} <= set(table)
-    for name, spec in table.items():
-        assert name.partition("/")[0] in FORMATS[spec["format"]].kinds
+    data = DataConfig(kinds=dict.fromkeys(table, 1.0), sources=table)
+    for name, source in open_sources(data).items():
+        assert (source.size, source[0].kind) == (COUNT, name.partition("/")[0])
 
 
 def test_every_kind_but_composition_has_a_format():

@@ -111,15 +111,15 @@ def write_shards(
             files += _write_shard(world, kind, numbers, folder / f"{shard:05d}", f"{shard:05d}")
         size = sum(file.stat().st_size for file in files)
         written.append(Written(kind, FORMAT_OF[kind], count, len(files), size))
-    text = json.dumps(sources(out, [item.kind for item in written]), indent=2) + "\n"
+    text = json.dumps(sources(out, [item.kind for item in written], max(world.config.frames)), indent=2) + "\n"
     _put(out / SOURCES, lambda path: path.write_text(text, encoding="utf-8"))
     return written
 
 
-def sources(out: Path, kinds: list[str]) -> dict[str, dict[str, Any]]:
+def sources(out: Path, kinds: list[str], frames: int) -> dict[str, dict[str, Any]]:
     """Name for `data.kinds` and `data.sources` -> the source to open, for written kinds.
 
-    Episodes are "document/naming" and the like, beside "document".
+    Episodes are "document/naming" and the like, beside "document". frames: of the longest clip.
     """
     found: dict[str, dict[str, Any]] = {}
     for kind in kinds:
@@ -129,6 +129,8 @@ def sources(out: Path, kinds: list[str]) -> dict[str, dict[str, Any]]:
             spec["path"] = str(folder / "*.jsonl")
         if form in ("mmc4", "llava"):
             spec["images"] = str(folder / "*.tar")
+        if form in ("video2dataset", "llava"):
+            spec["num_frames"] = frames
         if kind in _EPISODES:
             spec["max_images"] = None  # a demonstration that is left out would take its answer from the next one
         found[f"document/{kind}" if kind in _EPISODES else kind] = spec
