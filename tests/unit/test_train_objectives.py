@@ -166,6 +166,9 @@ def test_objects_get_other_backgrounds_and_crops_and_other_pictures_none():
         "edit", (Image.new("RGB", (16, 16), "red"), "make it blue", Image.new("RGB", (16, 16), "blue")), "e", 2
     )
     assert varied(edit, settings, random.Random(0)).segments == edit.segments
+    shown = varied(replace(edit, kind="composition/mine"), settings, random.Random(0)).segments
+    assert shown[0].width < 16
+    assert shown[1:] == edit.segments[1:]
 
 
 @pytest.mark.parametrize(

@@ -74,15 +74,16 @@ class GenObjective(SequenceObjective):
 def varied(record: Record, settings: GenerationConfig, chance: random.Random) -> Record:
     """A prompt with boxes and object pictures left out, cropped and put on other backgrounds at random.
 
-    The last segment, the picture to be drawn, stays as it is, and so do pictures without see-through parts outside
-    boxes: a picture to be edited is one of them.
+    Pictures of objects are those in boxes, those with see-through parts, and all but the last of a "composition". The
+    last segment, the picture to be drawn, stays as it is, and so does a picture to be edited.
     """
     without_boxes = chance.random() < settings.drop_boxes
+    shows_objects = record.kind.partition("/")[0] == "composition"
     segments: list[Any] = []
     for segment in record.segments[:-1]:
         if isinstance(segment, Box):
             segments += _varied_box(segment, without_boxes, settings, chance)
-        elif isinstance(segment, Image.Image) and _see_through(segment):
+        elif isinstance(segment, Image.Image) and (shows_objects or _see_through(segment)):
             segments.append(object_picture(segment, settings, chance))
         else:
             segments.append(segment)
