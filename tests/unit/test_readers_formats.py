@@ -1,5 +1,6 @@
 """One tiny data set of every other format: what its records are, what its bad samples say, and wrong names for it."""
 
+import io
 import pickle
 import sys
 
@@ -466,6 +467,44 @@ def test_instructpix2pix(tmp_path, opened, form):
     assert cause(source, 2) == "missing picture"
 
 
+def test_generation(tmp_path, opened):
+    see_through = io.BytesIO()
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(see_through, "PNG")
+    write(tmp_path / "cut.png", see_through.getvalue())
+    for colour in COLOURS:
+        write(tmp_path / f"{colour}.png", encoded(colour))
+    box = {"box": [1, 2, 8, 12], "phrase": "a thing"}
+    rows = [
+        {"prompt": ["a red sky"], "image": "red.png"},
+        {
+            "prompt": ["a ", {**box, "image": "cut.png"}, " by ", {"box": [0, 0, 448, 448], "size": [448, 448]}],
+            "image": "red.png",
+        },
+        {"prompt": [{"image": "green.png"}, "make it blue"], "image": "blue.png"},
+        {"prompt": [], "image": "red.png"},
+        {"prompt": ["x"], "image": "gone.png"},
+        {"prompt": ["x"], "image": None},
+        {"prompt": ["x", {"phrase": "no box"}], "image": "red.png"},
+        {"prompt": ["x", {"box": [0, 0, 17, 3]}], "image": "red.png"},
+        {"prompt": ["x", {"box": [0, 0, 3]}], "image": "red.png"},
+    ]
+    source = opened("generation", write(tmp_path / "g.jsonl", rows), "composition")
+    assert shapes(source[0].segments) == ["a red sky", "<red>"]
+    first, thing, _, other, target = source[1].segments
+    assert (thing.xyxy, thing.phrase, thing.size, thing.image.mode) == ((1, 2, 8, 12), "a thing", (16, 12), "RGBA")
+    assert (first, other.size, other.phrase, target.mode) == ("a ", (448, 448), None, "RGB")
+    assert source[1].answer_from == 4
+    assert shapes(source[2].segments) == ["<green>", "make it blue", "<blue>"]
+    assert [cause(source, index) for index in range(3, 9)] == [
+        "missing prompt",
+        "missing picture",
+        "missing picture",
+        "malformed prompt",
+        "malformed box",
+        "malformed box",
+    ]
+
+
 # Text, folders --------------------------------------------------------------------------------------------------------
 
 
@@ -535,6 +574,8 @@ def test_folder(tmp_path, opened):
         ("instructpix2pix", "edit", [GRIT], "looks like 'grit'"),
         ("grit", "grounded_pair", [{"file_name": "x", "caption": "y"}], r"looks like 'folder' \(its metadata\)"),
         ("text", "text", [{"conversations": []}], "looks like 'llava'"),
+        ("generation", "edit", [{"edit_prompt": "x"}], "looks like 'instructpix2pix'"),
+        ("llava", "chat", [{"prompt": ["x"], "image": "y"}], "looks like 'generation'"),
     ],
 )
 def test_annotation_file_of_another_format(tmp_path, opened, form, kind, content, looks):

@@ -243,6 +243,8 @@ def test_formats_are_described():
         ({"format": "webdataset", "path": "x", "limit": 0}, "pair", "limit is a whole number of 1 or more, or null"),
         ({"format": "webdataset", "path": "x", "num_frames": 0}, "pair", "num_frames is a whole number of 1 or more"),
         ({"format": "webdataset", "path": "x", "style": "terse"}, "pair", "style is 'concise', 'detailed' or null"),
+        ({"format": "vqav2", "path": "x", "hint": "no"}, "chat", "hint is true or false; got 'no'"),
+        ({"format": "vqav2", "path": "x", "annotations": 3}, "chat", "annotations is a text or null; got 3"),
         ({"format": "text", "path": "x", "unit": "word"}, "text", "unit is 'file' or 'line'; got 'word'"),
     ],
 )

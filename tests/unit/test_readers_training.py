@@ -61,6 +61,8 @@ def sources(tmp_path_factory):
     write(root / "chat.jsonl", [{"image": "red.png", "conversations": TURNS}] * 2)
     edit = {"original_image": "red.png", "edit_prompt": "blue", "edited_image": "red.png"}
     write(root / "edits.jsonl", [edit] * 2)
+    prompt = ["a ", {"box": [0, 0, 8, 8], "phrase": "red", "image": "red.png"}, " left"]
+    write(root / "prompts.jsonl", [{"prompt": prompt, "image": "red.png"}] * 2)
     write(root / "text.txt", "red left\nblue right\n")
     cache = str(root / "cache")
     paths = {
@@ -70,6 +72,7 @@ def sources(tmp_path_factory):
         "grit": "grit",
         "llava": "chat.jsonl",
         "instructpix2pix": "edits.jsonl",
+        "generation": "prompts.jsonl",
         "text": "text.txt",
     }
     specs = {form: {"format": form, "path": str(root / path), "cache": cache} for form, path in paths.items()}
@@ -85,12 +88,15 @@ def roomy_whole():
     return whole
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, names) in FORMS.items() for name in names])
-def test_records_fit_their_objective(sources, kind, name):
+CASES = [(kind, form, name) for kind, (form, names) in FORMS.items() for name in names]
+
+
+@pytest.mark.parametrize(("kind", "form", "name"), [*CASES, ("composition", "generation", "gen")])
+def test_records_fit_their_objective(sources, kind, form, name):
     config = run_config(name)
     config = replace(config, data=replace(config.data, max_length=400, kinds={kind: 1.0}))
     objective = objective_class(name)(roomy_whole(), config, torch.device("cpu"))
-    source = open_source(sources[FORMS[kind][0]], kind)
+    source = open_source(sources[form], kind)
     samples = [objective.sample(source[index], random.Random(index)) for index in range(2)]
     assert objective.collate(samples, [source[index].key for index in range(2)])
 

@@ -57,6 +57,11 @@ class SourceConfig:
             object.__setattr__(self, name, paths)
         if not self.path or not all(self.path):
             raise ValueError("A source needs a path: a file, folder, glob, brace range or URL.")
+        for name in ("annotations", "split", "caption", "cache"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"A source's {name} is a text or null; got {getattr(self, name)!r}.")
+        if not isinstance(self.hint, bool):
+            raise ValueError(f"A source's hint is true or false; got {self.hint!r}.")
         for name in ("limit", "max_images", "max_pixels"):
             value = getattr(self, name)
             if value is not None and not _is_count(value):

@@ -44,6 +44,7 @@ _FIELDS = (
     ("'grit'", ("caption", "ref_exps")),
     ("'grit'", ("caption", "noun_chunks")),
     ("'instructpix2pix'", ("edit_prompt",)),
+    ("'generation'", ("prompt", "image")),
     ("'folder' (its metadata)", ("file_name",)),
     ("'text'", ("text",)),
 )

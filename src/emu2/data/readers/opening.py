@@ -47,6 +47,11 @@ FORMATS: dict[str, Format] = {
     "textvqa": Format("annotations.TextVqa", ("chat",), "TextVQA's questions"),
     "refcoco": Format("referring.RefCoco", ("chat", "grounded_pair"), "RefCOCO's, RefCOCO+'s and RefCOCOg's phrases"),
     "instructpix2pix": Format("edits.Edits", ("edit",), "a picture, an instruction and the edited picture"),
+    "generation": Format(
+        "generation.Generation",
+        ("text_to_image", "grounded_generation", "composition", "edit"),
+        "prompts of text, boxes and object pictures, and the picture they ask for",
+    ),
     "text": Format("texts.Texts", ("text",), "plain text in files, lines, JSON lines or parquet"),
 }
 

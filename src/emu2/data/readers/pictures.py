@@ -77,13 +77,14 @@ class Pictures:
         """Of the tars; folders are not walked through."""
         return fingerprint("pictures", self._tars) if self._tars else ""
 
-    def image(self, names: Sequence[str], where: str) -> Image.Image:
-        """The picture by the first of `names` that is there.
+    def image(self, names: Sequence[str], where: str, *, see_through: bool = False) -> Image.Image:
+        """The picture by the first of `names` that is there: RGB, or with `see_through` RGBA where it has an alpha.
 
         Raises:
             BadSampleError: it is missing or broken.
         """
-        return picture(self.read(names, where), self._config, f"{where}, {names[0]}")
+        data = self.read(names, where)
+        return picture(data, self._config, f"{where}, {names[0]}", see_through=see_through)
 
     def clip(self, names: Sequence[str], where: str) -> Video:
         """Likewise a clip."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image, ImageOps
+
 from emu2.data.readers.config import SourceConfig
 from emu2.data.sources import BadSampleError
-from emu2.processing.image import MAX_PIXELS, load_image
+from emu2.processing.image import FORMATS, MAX_PIXELS, load_image
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from emu2.processing.video import Video
 
 #: Endings of still pictures that `load_image` reads.
@@ -58,8 +59,8 @@ def decoded_json(data: bytes, where: str) -> Any:
         raise BadSampleError("metadata is not JSON", f"{where}: {error}") from error
 
 
-def picture(data: bytes, config: SourceConfig, where: str) -> Image.Image:
-    """A picture of a file's bytes.
+def picture(data: bytes, config: SourceConfig, where: str, *, see_through: bool = False) -> Image.Image:
+    """A picture of a file's bytes: RGB, or with `see_through` RGBA where it has transparent parts.
 
     Raises:
         BadSampleError: broken, without pixels, of another format, too large, or smaller than `config.min_side`.
@@ -75,7 +76,15 @@ def picture(data: bytes, config: SourceConfig, where: str) -> Image.Image:
         raise BadSampleError(
             "picture too small", f"{where}: {image.width}x{image.height}, the shorter side must be {config.min_side}"
         )
-    return image
+    return _with_alpha(data) or image if see_through else image
+
+
+def _with_alpha(data: bytes) -> Image.Image | None:
+    """A picture that `load_image` could read, upright and as RGBA; None where it has no transparency."""
+    opened = Image.open(io.BytesIO(data), formats=[form for form in FORMATS if form in Image.OPEN])
+    if opened.mode not in ("RGBA", "LA", "PA") and "transparency" not in opened.info:
+        return None
+    return ImageOps.exif_transpose(opened).convert("RGBA")
 
 
 def _is_sizeless(data: bytes) -> bool:
