@@ -36,6 +36,7 @@ _TRIED_ON = {
     "webdataset": (".tar",),
     "video2dataset": (".tar",),
     "instructpix2pix": ("/", ".tar", ".parquet", *_TABLES),
+    "generation": _TABLES,
     "grit": (".tar", ".parquet"),
     "mmc4": _TABLES,
     "obelics": (".parquet",),
