@@ -39,6 +39,7 @@ from emu2.train.metrics import RunLog, Throughput, describe, progress_bar
 from emu2.train.nonfinite import NonFiniteError, complaint, keep_batches
 from emu2.train.objectives import Batch, Objective, objective_class
 from emu2.train.optim import MovingAverage, build_optimizer, schedule_factor, set_rates
+from emu2.train.report import write_report
 from emu2.train.stopping import StopRequest
 from emu2.train.summary import RunSummary
 from emu2.train.trainable import parameter_groups, set_trainable, trained_parameters
@@ -153,8 +154,8 @@ class Trainer:
             (self.out / "config.json").write_text(json.dumps(to_dict(self.config), indent=1))
         last = self.config.steps if until is None else min(until, self.config.steps)
         main = self.world.main
-        log = RunLog(self.out, first_step=self.step, tensorboard=self._tensorboard) if main else None
-        speed, started = Throughput(), time.perf_counter()
+        log = RunLog.of_run(self.config, self.out, self.step, tensorboard=self._tensorboard) if main else None
+        speed, started = Throughput.of_run(self.whole, self.config, self.device), time.perf_counter()
         values: dict[str, float] = {}
         with StopRequest(self.config.stop_deadline_s) as stop:
             try:
@@ -170,7 +171,7 @@ class Trainer:
                         if learned is None or data is None:
                             break
                         values = learned | {"data/wait_seconds": waited}
-                        rates = speed.update(_total(batch.amounts for batch in data.batches if batch is not None))
+                        rates = speed.update([batch for batch in data.batches if batch is not None], waited)
                         bar.update(task, completed=self.step, status=describe(values, rates))
                         measured = self._measure(log)
                         if log and (measured or self.step % self.config.log_every == 0 or self.step == last):
@@ -198,6 +199,7 @@ class Trainer:
         )
         if main:
             (self.out / "summary.json").write_text(json.dumps(summary.to_dict(), indent=1))
+            write_report(self.out)
         return summary
 
     # One step
