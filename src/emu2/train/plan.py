@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -252,28 +253,20 @@ def _check_layout(config: RunConfig, gpus: int) -> None:
 
 
 def _largest(
-    config: RunConfig,
-    parts: Parts,
-    shapes: Mapping[str, RecordShape],
-    rows: Mapping[str, int],
-    world: World,
-    limit: int,
+    config: RunConfig, parts: Parts, shapes: Mapping[str, RecordShape], world: World, limit: int
 ) -> dict[str, int]:
     """Records of each kind that fit one GPU, where a batch is cut into several micro-batches."""
     cut = replace(config, accumulation=2)
-    known: dict[tuple[RecordShape, int], int] = {}
-    found: dict[RecordShape, int] = {}
 
+    @cache
     def peak(shape: RecordShape, number: int) -> int:
-        if (shape, number) not in known:
-            known[shape, number] = simulate(cut, parts, shape, number, world).peak
-        return known[shape, number]
+        return simulate(cut, parts, shape, number, world).peak
 
-    for kind, shape in shapes.items():
-        if shape not in found:
-            start = min(rows[kind], _START)
-            found[shape] = largest_that_fits(lambda number, shape=shape: peak(shape, number), limit, start, rows[kind])  # type: ignore[misc]
-    return {kind: found[shape] for kind, shape in shapes.items()}
+    @cache
+    def largest(shape: RecordShape) -> int:
+        return largest_that_fits(partial(peak, shape), limit, _START)
+
+    return {kind: largest(shape) for kind, shape in shapes.items()}
 
 
 def _accumulate(batches: Mapping[str, int], largest: Mapping[str, int], ranks: int) -> int | None:
