@@ -146,6 +146,16 @@ def top_names(path: str) -> list[str]:
     return os.listdir(local(path))
 
 
+def subfolders(path: str) -> list[str]:
+    """The folders in a folder, by name."""
+    if is_url(path):
+        with _remote(path) as (fs, inner):
+            entries = [entry["name"] for entry in fs.ls(inner, detail=True) if entry["type"] == "directory"]
+        return [f"{path.rstrip('/')}/{base_name(name)}" for name in sorted(entries)]
+    with os.scandir(local(path)) as found:
+        return sorted(entry.path for entry in found if entry.is_dir())
+
+
 def is_folder(path: str) -> bool:
     if is_url(path):
         with _remote(path) as (fs, inner):

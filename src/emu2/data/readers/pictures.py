@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +22,7 @@ from emu2.data.readers.files import (
     open_file,
     read_bytes,
     read_range,
+    subfolders,
     top_names,
 )
 from emu2.data.readers.index_cache import cached_index
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 _THREADS = 8
 _SHOWN = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-#: COCO's names of 2014 say their subset.
-_COCO = re.compile(r"COCO_(\w+2014)_\d+\.jpg$")
 #: Fields of a sample's metadata by which its picture may be asked for (img2dataset keeps them of its input).
 _NAMING_FIELDS = ("url", "image_name", "raw_url")
 
@@ -48,7 +46,8 @@ class Pictures:
     """Files by name.
 
     Args:
-        config: `images` are folders or tars; with none, names are relative to `beside`.
+        config: `images` are folders, in which and one level below which names are looked up, or tars; with none, names
+            are relative to `beside`.
         beside: folder of the annotation file.
 
     Raises:
@@ -61,7 +60,7 @@ class Pictures:
         tars: list[str] = []
         for path in config.images or (beside or ".",):
             if is_folder(path) and not (config.images and _holds_tars(path)):
-                self._folders.append(path.rstrip("/"))
+                self._folders += [path.rstrip("/"), *(subfolders(path) if config.images else ())]
             else:
                 tars += find([path], (".tar",), "folder of pictures and no tars")
         self._tars = tars
@@ -107,7 +106,7 @@ class Pictures:
 
     def _find(self, names: Sequence[str]) -> tuple[str, int, int] | None:
         """(path, start, size); a size of -1 is the whole file."""
-        for name in _with_folders(names):
+        for name in names:
             # Nothing is fetched from addresses that annotations name; they are only looked up.
             for folder in self._folders if "://" not in name else ():
                 for path in dict.fromkeys((_joined(folder, name), _joined(folder, base_name(name)))):
@@ -120,12 +119,6 @@ class Pictures:
                     shard, start, size = map(int, self._places[place])
                     return self._tars[shard], start, size
         return None
-
-
-def _with_folders(names: Sequence[str]) -> list[str]:
-    """Names, and those of COCO's pictures below the folder of their subset (`train2014/COCO_train2014_...jpg`)."""
-    found = ((name, _COCO.match(name)) for name in names)
-    return [one for name, match in found for one in ([name, f"{match[1]}/{name}"] if match else [name])]
 
 
 def index_names(path: str) -> np.ndarray:
