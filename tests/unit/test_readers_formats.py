@@ -199,6 +199,22 @@ def test_llava(tmp_path, opened):
     assert as_array[0].turns[0][1] == (SYSTEM_CONCISE,)
 
 
+def test_messages_of_parts(tmp_path, opened):
+    write(tmp_path / "blue.png", encoded("blue"))
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Blue."}]}
+    named = {"type": "image_url", "image_url": {"url": "blue.png"}}
+    rows = [
+        {"messages": [{"role": "user", "content": [named, {"type": "text", "text": "Which?"}]}, answer]},
+        {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}, answer],
+         "images": ["blue.png"]},
+        {"messages": [{"role": "user", "content": [{"type": "audio"}]}, answer]},
+    ]  # fmt: skip
+    source = opened("llava", write(tmp_path / "m.jsonl", rows), "chat")
+    assert shapes(source[0].segments[1:]) == ["<blue>", "Which?", "Blue."]
+    assert shapes(source[1].segments[1:]) == ["<blue>", "?", "Blue."]
+    assert cause(source, 2) == "turn without role or text"
+
+
 def test_files_of_one_name_in_several_folders_have_keys_of_their_own(tmp_path, opened):
     turns = said(("human", "?"), ("gpt", "yes"))
     for part in ("a", "b"):

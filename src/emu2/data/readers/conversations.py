@@ -29,8 +29,9 @@ _MARK = re.compile(r"\s*<(image|video)>\s*")
 
 
 class Llava(Reader):
-    """`conversations` of `{"from": "human" | "gpt" | "system", "value": ...}` (or `messages` of `role` and `content`),
-    with `image` or `images` and `video` or `videos` naming the files that `<image>` and `<video>` stand for.
+    """`conversations` of `{"from": "human" | "gpt" | "system", "value": ...}`, with `image` or `images` and `video` or
+    `videos` naming the files that `<image>` and `<video>` stand for; or `messages` of `role` and `content`, a text with
+    such marks or OpenAI's list of parts.
 
     Pictures that no mark stands for open the first question. The system message is the row's own, or the one for
     `config.style`; without a style, conversations with one of LLaVA-1.5's hints for short answers get the concise one.
@@ -50,11 +51,9 @@ class Llava(Reader):
 
     def read(self, index: int) -> Record:
         row, where = self._rows[index]
-        turns = _turns(row, where)
-        files = {
-            "image": _file_names(row, "image"),
-            "video": _file_names(row, "video"),
-        }
+        named: dict[str, list[str]] = {"image": [], "video": []}
+        turns = _turns(row, named, where)
+        files = {what: names or _file_names(row, what) for what, names in named.items()}
         marks = [mark for _, text in turns for mark in _MARK.findall(text)]
         for what, names in files.items():
             number = marks.count(what)
@@ -86,8 +85,8 @@ class Llava(Reader):
         return Record.conversation(self.kind, tuple(made), where, truth)
 
 
-def _turns(row: Any, where: str) -> list[tuple[str, str]]:
-    """(role, text) of every turn up to the last answer, checked to take turns."""
+def _turns(row: Any, named: dict[str, list[str]], where: str) -> list[tuple[str, str]]:
+    """(role, text) of every turn up to the last answer, checked to take turns; files that parts name go to `named`."""
     given = row.get("conversations") or row.get("messages") if isinstance(row, Mapping) else None
     if not isinstance(given, list) or not given:
         raise BadSampleError("missing conversations", where)
@@ -95,6 +94,8 @@ def _turns(row: Any, where: str) -> list[tuple[str, str]]:
     for turn in given:
         role = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
         text = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
+        if isinstance(text, list):
+            text = "".join(_part_text(part, named, where) for part in text)
         if role not in _ROLES or not isinstance(text, str):
             raise BadSampleError("turn without role or text", f"{where}: {str(turn)[:80]}")
         turns.append((_ROLES[role], text))
@@ -108,6 +109,21 @@ def _turns(row: Any, where: str) -> list[tuple[str, str]]:
     if not turns:
         raise BadSampleError("missing answer", where)
     return turns
+
+
+def _part_text(part: Any, named: dict[str, list[str]], where: str) -> str:
+    """A part of OpenAI's form as text: a picture or clip as its mark."""
+    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+        return part["text"]
+    kind = str(part.get("type", "")).removesuffix("_url") if isinstance(part, Mapping) else ""
+    if kind not in named:
+        raise BadSampleError("turn without role or text", f"{where}: {str(part)[:80]}")
+    source = next((part[field] for field in (f"{kind}_url", kind, "url", "path") if part.get(field)), None)
+    if isinstance(source, Mapping):
+        source = source.get("url")
+    if isinstance(source, str):  # without one, the row's own list names it
+        named[kind].append(source)
+    return f"<{kind}>"
 
 
 def _file_names(row: Mapping[str, Any], what: str) -> list[str]:

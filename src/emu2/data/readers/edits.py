@@ -28,7 +28,7 @@ _NEEDS = "original_image, edit_prompt and edited_image"
 
 
 class Edits(Reader):
-    """InstructPix2Pix-like triples, in one of four forms.
+    """InstructPix2Pix-like triples, in one of three forms.
 
     - The published folder: `seeds.json`, a list of [folder, [seeds]]; `FOLDER/prompt.json` with `edit`;
       `FOLDER/SEED_0.jpg` and `FOLDER/SEED_1.jpg`.
