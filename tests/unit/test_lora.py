@@ -50,7 +50,7 @@ def test_a_fresh_adapter_changes_nothing_and_sits_beside_the_language_model_and_
     add_lora(model, 4)
     assert torch.equal(logits(model), plain)
     layers = {name.rpartition(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
-    assert len(layers) == 2 * 7 + 2
+    assert len(layers) == 2 * 7 + 1 + 2
     assert not any("visual" in name for name in layers)
 
 

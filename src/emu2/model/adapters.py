@@ -46,7 +46,9 @@ def add_lora(
         rank: of the two factors.
         alpha: their product counts alpha / rank times; None is twice the rank.
         dropout: of what goes into the factors.
-        targets: ends of layer names; empty is every linear layer of the language model's blocks and of the bridge.
+        targets: ends of layer names; empty is every linear layer of the language model's blocks, its head, and the
+            bridge. (PEFT usually leaves the head out; but small models are asked for words they never said, whose rows
+            in the head are as they were drawn.)
         seed: of the first factor's values (the second is zero).
 
     Raises:
@@ -60,7 +62,7 @@ def add_lora(
     if not any(wanted.fullmatch(name) for name, module in model.named_modules() if isinstance(module, nn.Linear)):
         raise ValueError(
             f"No linear layer's name ends in one of {', '.join(targets)}; there are "
-            f"{', '.join(sorted(_linear_ends(model.model.language_model)))}, project_up, project_down."
+            f"{', '.join(sorted(_linear_ends(model.model.language_model)))}, lm_head, project_up, project_down."
         )
     config = LoraConfig(
         r=rank,
@@ -77,9 +79,9 @@ def add_lora(
 
 def _target_pattern(model: Emu2ForConditionalGeneration, targets: Sequence[str]) -> str:
     if targets:
-        return rf"model\.(?:.*\.)?(?:{'|'.join(map(re.escape, targets))})"
+        return rf"(?:.*\.)?(?:{'|'.join(map(re.escape, targets))})"
     ends = "|".join(map(re.escape, sorted(_linear_ends(model.model.language_model))))
-    return rf"model\.(?:language_model\..*\.(?:{ends})|project_up|project_down)"
+    return rf"lm_head|model\.(?:language_model\..*\.(?:{ends})|project_up|project_down)"
 
 
 def _linear_ends(module: nn.Module) -> set[str]:

@@ -153,7 +153,7 @@ class LoraSettings:
     rank: of the two factors. alpha: their product counts alpha / rank times; None is twice the rank.
     dropout: of what goes into the factors.
     targets: ends of the names of the layers that get adapters; empty is every linear layer of the language model's
-        blocks and both of the bridge.
+        blocks, its head, and both of the bridge.
     """
 
     rank: int = 16
