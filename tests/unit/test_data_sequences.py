@@ -71,9 +71,7 @@ def test_a_sequence_too_long_or_without_targets_is_refused(processor):
 def test_order_of_a_pair():
     assert isinstance(image_first(pair(1)).segments[0], Image.Image)
     assert isinstance(text_first(pair(1)).segments[0], str)
-    with pytest.raises(
-        ValueError, match="is no pair of text and picture, nor a document of them: it has 1 segments"
-    ):
+    with pytest.raises(ValueError, match="is no pair of text and picture, nor a document of them: it has 1 segments"):
         image_first(Record("text", ("words",), "t"))
 
 
