@@ -52,6 +52,16 @@ def test_shards_are_found_by_folder_glob_and_braces(shards, tmp_path, path):
     assert opened(path.format(root=shards), tmp_path).size == 4
 
 
+def test_hidden_folders_are_left_out_and_links_are_followed_once(shards, tmp_path):
+    write(shards / ".backup/00000.tar", (shards / "00000.tar").read_bytes())
+    (shards / "round").symlink_to(shards)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "linked").symlink_to(shards)
+    assert opened(shards, tmp_path).size == 4
+    assert opened(other, tmp_path).size == 4
+
+
 def test_braces_expand_like_a_shell():
     assert expand_braces("a{08..10}{x,y}") == ["a08x", "a08y", "a09x", "a09y", "a10x", "a10y"]
     assert expand_braces("{9..11}") == ["9", "10", "11"]

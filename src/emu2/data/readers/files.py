@@ -87,18 +87,23 @@ def _ends(name: str, suffixes: Sequence[str]) -> bool:
 
 def _find_local(path: str, suffixes: Sequence[str]) -> list[str]:
     if os.path.isdir(path):
-        return sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path, followlinks=True)
-            for name in names
-            if _ends(name, suffixes)
-        )
+        return sorted(_walk(path, suffixes))
     if os.path.isfile(path):
         return [path]
     if glob.has_magic(path):
         matches = sorted(glob.glob(path, recursive=True))
         return [name for name in matches if os.path.isfile(name) and _ends(os.path.basename(name), suffixes)]
     raise ValueError(f"No data found: there is no file or folder {path}.")
+
+
+def _walk(path: str, suffixes: Sequence[str]) -> Iterator[str]:
+    """Files below a folder, through links, but neither twice nor in hidden folders."""
+    seen = {os.path.realpath(path)}
+    for folder, folders, names in os.walk(path, followlinks=True):
+        entered = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(folders) if name[0] != "."}
+        folders[:] = [name for name, real in entered.items() if real not in seen]
+        seen.update(entered.values())
+        yield from (os.path.join(folder, name) for name in names if _ends(name, suffixes))
 
 
 def _find_remote(path: str, suffixes: Sequence[str]) -> list[str]:
