@@ -3,6 +3,7 @@
 Real processes: each run is forked off a server that has everything imported, which is what makes them quick to start.
 """
 
+import json
 import multiprocessing
 import os
 import random
@@ -103,3 +104,23 @@ def test_killed_three_times_and_resumed_equals_uninterrupted(objective, workers,
         assert expected.keys() == got.keys()
         for key, value in expected.items():
             assert torch.equal(got[key], value), f"{name} {key}: {story}"
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_exits_with_0_and_a_checkpoint(tmp_path, processes):
+    """What a scheduler does before it takes the machine away."""
+    out = tmp_path / "run"
+    process = processes.Process(target=_train, args=("caption", str(out), 2))
+    process.start()
+    while _reached(out) < 2:
+        assert process.is_alive(), f"the run ended with {process.exitcode}"
+        time.sleep(0.01)
+    process.terminate()
+    told = time.perf_counter()
+    process.join()
+    assert process.exitcode == 0
+    assert time.perf_counter() - told < _config("caption", 2).stop_deadline_s
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped"] == "SIGTERM"
+    assert summary["steps"] == _reached(out)
+    assert list_checkpoints(out)[-1].name == f"step-{summary['steps']:08d}"

@@ -6,6 +6,7 @@ share the batch, nor on the kind of device.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
@@ -31,3 +32,8 @@ class RowChance:
     def uniform(self, *shape: int) -> Tensor:
         """float32[B, *shape] in [0, 1)."""
         return torch.stack([torch.rand(shape, generator=g) for g in self._generators]).to(self._device)
+
+
+def seed_of(*path: object) -> int:
+    """A 63-bit seed from a path of names and numbers, the same on every machine."""
+    return random.Random("/".join(map(str, path))).getrandbits(63)

@@ -11,13 +11,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import random
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -30,6 +27,7 @@ from emu2.data.sources import Source
 from emu2.model.adapters import save_adapter
 from emu2.train import blocks, state
 from emu2.train.bad import require_usable, tell_new
+from emu2.train.chance import seed_of
 from emu2.train.checkpoint import Checkpoints
 from emu2.train.config import RunConfig, to_dict
 from emu2.train.distributed import World
@@ -38,12 +36,12 @@ from emu2.train.fitting import fit_whole
 from emu2.train.metrics import RunLog, Throughput, describe, progress_bar
 from emu2.train.nonfinite import NonFiniteError, complaint, keep_batches
 from emu2.train.objectives import Batch, Objective, objective_class
-from emu2.train.optim import MovingAverage, build_optimizer, schedule_factor, set_rates
+from emu2.train.optim import MovingAverage, build_optimizer, schedule_factor, set_rates, warn_of_rates
 from emu2.train.report import write_report
 from emu2.train.stopping import StopRequest
 from emu2.train.summary import RunSummary
 from emu2.train.trainable import parameter_groups, set_trainable, trained_parameters
-from emu2.train.validation import Validation, evaluating, first_batch, summed
+from emu2.train.validation import Validation, computing, evaluating, first_batch, summed
 from emu2.train.whole import Whole
 
 __all__ = ["NonFiniteError", "RunSummary", "Trainer"]
@@ -102,7 +100,7 @@ class Trainer:
         self.objective.world = self.world
         set_trainable(whole, config.parts)
         self.optimizer = build_optimizer(parameter_groups(whole, config.parts, config.optim), config.optim)
-        _warn_of_rates(config)
+        warn_of_rates(config)
         self.parameters = {name: parameter for _, name, parameter in trained_parameters(whole, config.parts)}
         self.average = MovingAverage(self.parameters.items(), config.ema_decay) if config.ema_decay else None
         self.mixture = Mixture(
@@ -218,14 +216,14 @@ class Trainer:
         names = self.objective.weights
         if self.world.any(stop.received is not None)[0] or data is None:
             return None
-        counts = _total(batch.counts for batch in data.batches if batch is not None)
+        counts = summed(batch.counts for batch in data.batches if batch is not None)
         told = self.world.gather((counts, data.bad))
         totals = summed(count for count, _ in told)
         bad = sum((found for _, found in told), self.bad)
         seen = sum(data.position["taken"].values())
         weights = {name: weight for name, weight in names.items() if totals.get(name)}
         require_usable(bad, seen, self.config.max_bad_share, data.examples, nothing_left=not weights)
-        torch.manual_seed(_seed(self.config.seed, self.step, "model", self.world.data_rank))
+        torch.manual_seed(seed_of(self.config.seed, self.step, "model", self.world.data_rank))
         set_rates(self.optimizer, schedule_factor(self.step, self.config.steps, self.config.optim), self.step)
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -275,10 +273,11 @@ class Trainer:
                 continue
             # Ranks compute in step: one that has nothing to learn here goes through the motions with another batch.
             counted = batch is not None
-            batch = self._spare = batch if batch is not None else self._spare
+            batch = batch if batch is not None else self._spare
             if batch is None:
                 raise ValueError("This rank could not read a single record of its first step: see the bad samples.")
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast is not None):
+            self._spare = None if alone else batch
+            with computing(self.objective):
                 terms = self.objective.terms(batch.to(self.device))
             loss = torch.zeros((), device=self.device)
             for name, weight in weights.items():
@@ -373,27 +372,5 @@ class Trainer:
         return state.save(self)
 
 
-def _warn_of_rates(config: RunConfig) -> None:
-    for part in config.parts:
-        if config.optim.part_lr.get(part, config.optim.lr) == 0:
-            warnings.warn(
-                f"{part!r} is trained at the learning rate 0, so it will not move, and costs as much as if it did. "
-                "Leave it out of parts to freeze it.",
-                stacklevel=3,
-            )
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _total(tables: Any) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for table in tables:
-        total.update(table)
-    return dict(total)
-
-
-def _seed(*parts: Any) -> int:
-    """A 63-bit seed from a path of names and numbers, the same on every machine."""
-    return random.Random("/".join(map(str, parts))).getrandbits(63)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emu2.train.config import OptimConfig
+from emu2.train.config import OptimConfig, RunConfig
 from emu2.train.pieces import local
 
 
@@ -39,6 +40,17 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float, step: int) -> Non
     """The rates of optimizer step `step`: `factor` of each part's peak, 0 for a part that starts later."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor if step >= group["start"] else 0.0
+
+
+def warn_of_rates(config: RunConfig) -> None:
+    """Warn of parts that are trained at the rate 0: legal, and hardly meant."""
+    for part in config.parts:
+        if config.optim.part_lr.get(part, config.optim.lr) == 0:
+            warnings.warn(
+                f"{part!r} is trained at the learning rate 0, so it will not move, and costs as much as if it did. "
+                "Leave it out of parts to freeze it.",
+                stacklevel=3,
+            )
 
 
 class MovingAverage:
