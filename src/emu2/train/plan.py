@@ -164,9 +164,7 @@ def plan(
     shapes = {kind: record_shape(kind, config, records) for kind in shares}
     with fake_processes(gpus, config.parallel) as world:
         ranks = world.data_size
-        largest = _largest(
-            config, parts, shapes, {kind: batch // ranks for kind, batch in batches.items()}, world, limit
-        )
+        largest = _largest(config, parts, shapes, world, limit)
         accumulate = _accumulate(batches, largest, ranks)
         cut = replace(config, accumulation=config.accumulation * (accumulate or 1))
         memories: dict[tuple[RecordShape, int], StepMemory] = {}
