@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from emu2.data.readers.wording import LETTER_ANSWER, SHORT_ANSWER
 from emu2.processing.grounding import Box, parse_grounding
 from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED, chat_parts
 from emu2.processing.video import Video
 from emu2.world import World, WorldConfig, default_atlas
 from emu2.world.captions import NUMBERS
-from emu2.world.chat import CHOICE_HINT, HINT, QUESTIONS
+from emu2.world.chat import QUESTIONS
 from emu2.world.clips import WAYS, Clip
 from emu2.world.everyday import EVERYDAY
 from emu2.world.reading import clocks, flags, signs
@@ -64,8 +65,8 @@ def test_conversations_are_well_formed(question):
             assert answer == truth["answer"] == truth["accepted"][0]
             assert truth["answer"] in truth.get("choices", [truth["answer"]])
             assert truth["question"] == "referring" or (truth["form"] == "short") == (truth["answer"] == truth["label"])
-        assert (asked.endswith(CHOICE_HINT)) == (question == "choice" and form == "short")
-        assert not asked.endswith(HINT) or system == SYSTEM_CONCISE
+        assert (asked.endswith(LETTER_ANSWER)) == (question == "choice" and form == "short")
+        assert not asked.endswith(SHORT_ANSWER) or system == SYSTEM_CONCISE
     assert question == "referring" or min(forms["short"], forms["detailed"]) > 4
 
 

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -33,6 +35,16 @@ def _clip(*motions: Motion, frames: int = 8) -> Clip:
         SceneObject(_emoji(name), *motion.start, "small") for name, motion in zip(names, motions, strict=False)
     )
     return Clip(objects, motions, WHITE, frames)
+
+
+def test_the_world_is_there_at_once():
+    """Still pictures need no model library; importing one takes seconds."""
+    code = (
+        "import sys; from emu2.world import World, WorldConfig; import emu2.world.preview; "
+        "World(WorldConfig(image_size=16))['pair', 0]; print('transformers' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
 # Motion --------------------------------------------------------------------------------------------------------------

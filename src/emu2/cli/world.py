@@ -168,15 +168,16 @@ def show_command(
 
 def _shown(segment: "Segment", name: str, out: Path | None) -> dict[str, str]:
     """A segment as text; its pictures are written into the folder `out`, where there is one."""
+    from PIL import Image
+
     from emu2.processing.grounding import Box
-    from emu2.processing.video import Video
 
     if isinstance(segment, str):
         return {"text": segment}
     if isinstance(segment, Box):
         part = {"box": " ".join([*([segment.phrase] if segment.phrase else []), str(list(segment.xyxy))])}
         return part if segment.image is None else part | _shown(segment.image, name, out)
-    if isinstance(segment, Video):
+    if not isinstance(segment, Image.Image):  # a clip
         frames = [_shown(frame, f"{name}-{number:02d}", out)["image"] for number, frame in enumerate(segment)]
         return {"video": ", ".join(frames) if out is not None else f"{len(frames)} frames of {frames[0]}"}
     if out is None:

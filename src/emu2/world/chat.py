@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from emu2.data.records import Record
-from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED
 from emu2.world import closed_questions, pointing, questions, reading
 from emu2.world.asking import FORMS, Exchange, PictureQuestion, View
 from emu2.world.captions import at
@@ -49,10 +48,9 @@ _TURNS = (2, 3, 4)
 #: Draws of a next question before a conversation ends.
 _ATTEMPTS = 50
 
-#: LLaVA-1.5's hints at the form of the answer, as the academic tasks of Emu2-Chat use them (paper, section 3.2). A
-#: choice always has its hint; other short answers half of the time, so that the system message is enough.
-HINT = "Answer the question using a single word or phrase."
-CHOICE_HINT = "Answer with the option's letter from the given choices directly."
+#: How often a short answer is hinted at, in LLaVA-1.5's words as the academic tasks of Emu2-Chat use them (paper,
+#: section 3.2). Not always, so that the system message is enough; a choice always has its hint.
+_HINTED = 0.5
 
 
 def chat(studio: Studio, dice: Dice, key: str) -> Record:
@@ -129,6 +127,8 @@ def _form_of(exchanges: list[Exchange], form: str) -> str:
 def _record(
     key: str, shown: Segment, dice: Dice, exchanges: list[Exchange], form: str, facts: dict[str, Any]
 ) -> Record:
+    from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED  # brings transformers along
+
     form = _form_of(exchanges, form)
     turns: list[tuple[str, tuple[Segment, ...]]] = [
         ("system", (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED,))
@@ -142,9 +142,11 @@ def _record(
 
 def _hinted(exchange: Exchange, form: str, dice: Dice) -> str:
     """The question with a hint at the form of its answer, on a line of its own."""
-    hinted = dice.chance(0.5)
+    from emu2.data.readers.wording import LETTER_ANSWER, SHORT_ANSWER  # brings transformers along
+
+    hinted = dice.chance(_HINTED)
     if form != "short" or exchange.kind == "referring" or "describe" in (exchange.kind, exchange.facts.get("about")):
         return exchange.asked
     if exchange.kind == "choice":
-        return f"{exchange.asked}\n{CHOICE_HINT}"
-    return f"{exchange.asked}\n{HINT}" if hinted else exchange.asked
+        return f"{exchange.asked}\n{LETTER_ANSWER}"
+    return f"{exchange.asked}\n{SHORT_ANSWER}" if hinted else exchange.asked

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from emu2.processing.video import Video
 from emu2.world.atlas import Atlas, default_atlas
 from emu2.world.scene import SIZES, Background, Scene, SceneObject, place_at
+
+if TYPE_CHECKING:
+    from emu2.processing.video import Video
 
 #: What an object may do in a clip.
 #: goes: from one place to another. returns: there and back. comes, leaves: in or out over an edge. circles: once around
@@ -125,6 +127,8 @@ class Clip:
 
     def render(self, size: int, atlas: Atlas | None = None) -> Video:
         """The clip as frames of `size` x `size` pixels."""
+        from emu2.processing.video import Video  # brings transformers along, which still pictures do without
+
         atlas = atlas or default_atlas()
         return Video([self.scene_at(frame).render(size, atlas) for frame in range(self.frames)])
 

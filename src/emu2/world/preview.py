@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from emu2.data.records import Record
 from emu2.processing.grounding import Box
-from emu2.processing.video import Video
+
+if TYPE_CHECKING:
+    from emu2.processing.video import Video
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -87,8 +90,6 @@ def _strip(record: Record, width: int, picture: int, boxes: bool, font: _Font) -
         elif isinstance(segment, Image.Image):
             scene = next(scenes, None) if boxes else None
             tiles.append(_picture_tile(segment, colour, picture, scene))
-        elif isinstance(segment, Video):
-            tiles += _frame_tiles(segment, colour, picture, record.truth.get("clip") if boxes else None)
         elif isinstance(segment, Box):
             if segment.phrase:
                 tiles.append(_text_tile(segment.phrase, colour, picture, width, font))
@@ -96,6 +97,8 @@ def _strip(record: Record, width: int, picture: int, boxes: bool, font: _Font) -
             if isinstance(segment.image, Image.Image):
                 scene = next(scenes, None) if boxes else None
                 tiles.append(_picture_tile(segment.image, colour, picture, scene))
+        else:
+            tiles += _frame_tiles(segment, colour, picture, record.truth.get("clip") if boxes else None)
     places, bottom = _flow(tiles, width - 2 * _MARGIN, _MARGIN)
     note = f"   chance {record.truth['chance']:.3f}" if "chance" in record.truth else ""
     title = f"{record.key}{note}"
