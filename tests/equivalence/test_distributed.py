@@ -28,11 +28,12 @@ RUNS = {
     **{objective: (objective, FULL, 2) for objective in OBJECTIVES},
     "copies": ("unified", ParallelConfig(shard="none"), 2),
     "tensor": ("unified", ParallelConfig(tensor=2), 2),
+    "from a folder": ("unified", FULL, 2),
     **dict.fromkeys(("two then one", "killed", "caption whole"), ("caption", FULL, 4)),
     **dict.fromkeys(("one then two", "decoder whole"), ("decoder", FULL, 4)),
 }
 #: What one pair of processes makes, one run after another, each up to a step.
-PAIR = {**dict.fromkeys((*OBJECTIVES, "copies", "tensor", "two then one"), 2), "one then two": 4}
+PAIR = {**dict.fromkeys((*OBJECTIVES, "copies", "tensor", "from a folder", "two then one"), 2), "one then two": 4}
 
 
 def _trainer(name: str, out):
@@ -46,7 +47,8 @@ def _trainer(name: str, out):
         config = replace(config, data=replace(config.data, kinds=dict.fromkeys(makers, 1.0)))
     if objective == "caption":
         config = replace(config, sample_every=2)
-    whole = tiny_whole()
+    whole = Whole.load(out.parent / "start", in_pieces=True) if name == "from a folder" else tiny_whole()
+    assert (whole.unread is not None) == (name == "from a folder")
     for module in whole.video_unet.modules():
         if isinstance(module, nn.Dropout):  # draws from each process's own generator
             module.p = 0.0
@@ -82,6 +84,7 @@ def two(tmp_path_factory):
     """Folder of the pair's runs."""
     folder = tmp_path_factory.mktemp("two")
     _trainer("one then two", folder / "one then two").run(until=2)
+    tiny_whole().save(folder / "start")
     Ranks(folder / "errors", _run_all, folder).finish()
     return folder
 
@@ -121,8 +124,8 @@ def test_two_processes_learn_what_one_learns(objective, two, one):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", ["copies", "tensor"])
-def test_other_grids_learn_the_same(grid, two, one):
+@pytest.mark.parametrize("grid", ["copies", "tensor", "from a folder"])
+def test_other_grids_and_a_start_in_pieces_learn_the_same(grid, two, one):
     _assert_same(two / grid, one("unified"))
 
 

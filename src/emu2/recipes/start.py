@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,7 @@ def start_whole(config: RunConfig, model: str | Path | None) -> Whole:
             from nothing.
     """
     from emu2.recipes.checks import check_folder, check_start
+    from emu2.train.unread import reads_in_pieces
     from emu2.train.whole import Whole
 
     if model is None:
@@ -124,7 +126,8 @@ def start_whole(config: RunConfig, model: str | Path | None) -> Whole:
         whole = fresh_whole(config.size, world_tokenizer(config.data, config.size), seed=config.seed)
     else:
         check_folder(model)
-        whole = Whole.load(model)
+        in_pieces = reads_in_pieces(config, int(os.environ.get("WORLD_SIZE", "1")))
+        whole = Whole.load(model, in_pieces=in_pieces)
         check_start(config, whole, str(model))
         if config.objective == "contrastive":
             add_text_tower(whole, seed=config.seed)

@@ -25,6 +25,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from emu2.train.pieces import full, is_sharded, layout, local
 from emu2.train.settings import ParallelConfig
 from emu2.train.sharding import leave_on_device, shard_whole, split_layers
+from emu2.train.unread import make_room, read_pieces
 
 if TYPE_CHECKING:
     from emu2.train.config import RunConfig
@@ -153,8 +154,13 @@ class World:
             # Pooled features are a view, and nobody works in place on them.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             shard_whole(whole, self.mesh, self.parallel, config.autocast)
+        if whole.unread is not None:
+            make_room(whole.model, self.device, offload=self.parallel.cpu_offload)
         for module in whole.modules():
             leave_on_device(module, self.device)
+        if whole.unread is not None:
+            read_pieces(whole.model, whole.unread, self.checkpoint_group)
+            whole.unread = None
 
     def scale(self, loss: Tensor) -> Tensor:
         """What to call backward on: gradients are averaged over the data ranks, whose losses are shares of one sum."""

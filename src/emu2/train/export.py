@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from emu2.train.distributed import World
+from emu2.train.pieces import once
 
 if TYPE_CHECKING:
     from emu2.train.whole import Whole
@@ -83,7 +84,7 @@ def _describe(module: Any, places: dict[int, str]) -> Any:
 
 def _write_pieces(module: nn.Module, folder: Path, world: World) -> None:
     """All weights of one module, joined into files of the names its library looks for."""
-    weights = _weights(module)
+    weights = once(module)
     numbers, written = {}, 0
     for name, tensor in weights.items():
         numbers[name] = 1 + written // _FILE_BYTES
@@ -106,11 +107,3 @@ def _write_pieces(module: nn.Module, folder: Path, world: World) -> None:
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))
     for name, wanted in names.items():
         (folder / name).rename(folder / wanted)
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """What a state dict holds, tied parameters once."""
-    state = module.state_dict()
-    once = {name for name, _ in module.named_parameters()}
-    every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    return {name: tensor.detach() for name, tensor in state.items() if name in once or name not in every}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
@@ -26,3 +26,10 @@ def full(tensor: Tensor) -> Tensor:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether FSDP2 manages it."""
     return isinstance(tensor, DTensor) and "shard" in (tensor.device_mesh.mesh_dim_names or ())
+
+
+def once(module: nn.Module) -> dict[str, Tensor]:
+    """What a module's state dict holds, tied parameters once."""
+    first = {name for name, _ in module.named_parameters()}
+    every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return {name: tensor.detach() for name, tensor in module.state_dict().items() if name in first or name not in every}

@@ -28,6 +28,7 @@ class Whole:
 
     text_tower: serves the contrastive stage only and is never saved with the model.
     video_unet, video_scheduler, video_vae: of the video decoder; without a VAE of its own it shares `vae`.
+    unread: folder of the model's weights while its parameters are on the meta device.
     """
 
     model: Emu2ForConditionalGeneration
@@ -39,6 +40,7 @@ class Whole:
     video_unet: Any = None
     video_scheduler: Any = None
     video_vae: Any = None
+    unread: Path | None = None
 
     @property
     def complete(self) -> bool:
@@ -61,7 +63,8 @@ class Whole:
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Whole:
         for module in self.modules():
-            module.to(device=device)
+            if self.unread is None or module is not self.model:
+                module.to(device=device)
             if any(parameter.dtype != dtype for parameter in module.parameters()):
                 module.to(dtype=dtype)
         return self
@@ -137,8 +140,11 @@ class Whole:
                 part.save_pretrained(folder / name)
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Whole:
+    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32, *, in_pieces: bool = False) -> Whole:
         """A whole from `save`, or from a plain folder of one model and its processor.
+
+        Args:
+            in_pieces: leave the model's weights unread where they can be, for `World.place` to read.
 
         Raises:
             ValueError: the folder holds no Emu2.
@@ -147,6 +153,7 @@ class Whole:
 
         from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
         from emu2.processing.processor import Emu2Processor
+        from emu2.train.unread import unread_model
 
         folder = Path(folder)
         nested = (folder / _ENCODER).is_dir()
@@ -169,9 +176,11 @@ class Whole:
             for name, cls_ in classes.items()
             if (folder / name).is_dir()
         }
+        unread = unread_model(encoder, dtype) if in_pieces else None
         whole = cls(
-            model=Emu2ForConditionalGeneration.from_pretrained(encoder, dtype=dtype),
+            model=unread or Emu2ForConditionalGeneration.from_pretrained(encoder, dtype=dtype),
             processor=Emu2Processor.from_pretrained(processor),
+            unread=encoder if unread is not None else None,
             **found,
         )
         return whole.to("cpu", dtype)
