@@ -124,7 +124,7 @@ class GenerationConfig:
 
     drop_boxes: share of records whose boxes are all left out, their phrases staying as plain text: a prompt gives boxes
         for its things or none, and both must draw.
-    drop_entities: share of object pictures left out where a phrase or a box still tells of the object.
+    drop_entities: share of object pictures left out where a phrase still tells what stands there.
     background: share of object pictures with see-through parts (RGBA) that are put on a random background; the others
         are put on white.
     crop_scale: range of the side of a random crop of an object picture, as a share of its own; (1, 1) is no crop.

@@ -95,7 +95,8 @@ def varied(record: Record, settings: GenerationConfig, chance: random.Random) ->
 
 def _varied_box(box: Box, without_boxes: bool, settings: GenerationConfig, chance: random.Random) -> Iterable[Any]:
     image = box.image
-    told = box.phrase is not None or not without_boxes
+    # Without a phrase the picture alone says what stands there.
+    told = box.phrase is not None
     if image is not None and told and chance.random() < settings.drop_entities:
         image = None
     if isinstance(image, Image.Image):
