@@ -1,5 +1,6 @@
 """Records of files in training runs: every kind fits its objective, bad samples are counted, a changed list is told."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -119,19 +120,40 @@ def test_urls_give_the_records_that_files_give(sources, tmp_path):
     assert open_source({"format": "folder", "path": "memory://own"}, "pair")[0].segments[1] == "mine"
 
 
-def test_a_run_on_files_counts_what_is_bad_by_cause(tmp_path, sources):
-    members = list(pair_members([*COLOURS, *COLOURS]))
-    broken = {"000000002.png": b"<html>", "000000005.txt": b"\xff"}
-    path = write(tmp_path / "pairs/0.tar", tar_bytes((name, broken.get(name, data)) for name, data in members))
-    spec = {"format": "webdataset", "path": str(path), "cache": str(tmp_path / "cache")}
-    config = run_config("unified", max_bad_share=0.9)
-    config = replace(
-        config,
-        data=replace(config.data, kinds={"pair": 1.0, "text": 1.0}, sources={"pair": spec, "text": sources["text"]}),
-    )
-    opened = open_sources(config.data)
-    summary = trainer(config, tmp_path / "run", sources=opened).run()
-    assert set(summary.bad) == {"pair: not a picture", "pair: text is not UTF-8"}
+def test_a_run_on_files_counts_what_is_bad_by_cause(tmp_path):
+    jpeg = encoded(size=(300, 300), form="JPEG")
+    bad = [
+        *[("90.jpg", jpeg[:900]), ("90.txt", "truncated")],
+        *[("91.png", encoded())],
+        *[("92.gif", b"GIF89a" + bytes(7) + b";"), ("92.txt", "no pixels")],
+        *[("93.png", encoded()), ("93.txt", b"caf\xe9")],
+        *[("94.png", encoded()), ("94.txt", "red left " * 40)],
+        *[("95.png", encoded()), ("95.txt", "its header is damaged")],
+    ]
+    pairs = bytearray(tar_bytes([*bad, *pair_members([*COLOURS, *COLOURS, *COLOURS])]))
+    header = pairs.index(b"95.png")
+    pairs[header : header + 512] = b"\xff" * 512
+    clips = tar_bytes([("0.mp4", video(6)), ("0.txt", "red"), ("1.mp4", video(6)[:400]), ("1.txt", "red")])
+    data = {"pair": ("webdataset", bytes(pairs)), "video_pair": ("video2dataset", clips)}
+    specs = {
+        kind: {"format": form, "path": str(write(tmp_path / kind / "0.tar", content)), "cache": str(tmp_path / "cache")}
+        for kind, (form, content) in data.items()
+    }
+    config = run_config("caption", steps=18, max_bad_share=0.9)
+    config = replace(config, data=replace(config.data, kinds={"pair": 5.0, "video_pair": 1.0}, sources=specs))
+    summary = trainer(config, tmp_path / "run", sources=open_sources(config.data)).run()
+    causes = {cause.partition(": ")[2] if "max_length" not in cause else "too long" for cause in summary.bad}
+    assert causes == {
+        "truncated or broken picture",
+        "missing caption",
+        "zero-size picture",
+        "text is not UTF-8",
+        "too long",
+        "corrupt tar member",
+        "missing picture",  # of the caption whose picture's header is damaged
+        "unreadable video",
+    }
+    assert set(json.loads((tmp_path / "run" / "summary.json").read_text())["bad"]) == set(summary.bad)
 
 
 def test_a_run_is_not_resumed_on_another_shard_list(tmp_path):
