@@ -106,16 +106,21 @@ def test_killed_three_times_and_resumed_equals_uninterrupted(objective, workers,
             assert torch.equal(got[key], value), f"{name} {key}: {story}"
 
 
+def _train_apart(*arguments) -> None:
+    os.setsid()  # a group of its own, which a signal reaches as a whole
+    _train(*arguments)
+
+
 @pytest.mark.slow
 def test_told_to_stop_it_exits_with_0_and_a_checkpoint(tmp_path, processes):
-    """What a scheduler does before it takes the machine away."""
+    """What a scheduler does before it takes the machine away: it signals the run and its workers."""
     out = tmp_path / "run"
-    process = processes.Process(target=_train, args=("caption", str(out), 2))
+    process = processes.Process(target=_train_apart, args=("caption", str(out), 2))
     process.start()
     while _reached(out) < 2:
         assert process.is_alive(), f"the run ended with {process.exitcode}"
         time.sleep(0.01)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     told = time.perf_counter()
     process.join()
     assert process.exitcode == 0

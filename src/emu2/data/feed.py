@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,18 @@ def _unchanged(data: Any) -> Any:
 
 
 def _start_worker(number: int) -> None:
-    """Signals to stop are for the training process. A worker leaves without complaint when it is told to end."""
+    """A worker ends when the training process tells it to, and at no other signal to stop.
+
+    Schedulers and terminals signal a whole group of processes. A worker that left at once would leave half a batch in
+    the pipe, on which the training process would wait for ever instead of writing its checkpoint.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
