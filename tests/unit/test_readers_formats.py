@@ -101,6 +101,24 @@ def test_mmc4_finds_pictures_by_the_url_that_img2dataset_kept(tmp_path, opened):
         assert shapes(source[0].segments) == ["Green.", "<green>"]
 
 
+def test_a_name_that_several_pictures_share_is_none_of_them(tmp_path, opened):
+    for folder, colour in (("gqa", "red"), ("vg", "green")):
+        write(tmp_path / f"pics/{folder}/1.png", encoded(colour))
+    members = [(f"{folder}/1.png", encoded(colour)) for folder, colour in (("gqa", "red"), ("vg", "green"))]
+    write(tmp_path / "tars/0.tar", tar_bytes(members))
+    turns = said(("human", "?"), ("gpt", "x"))
+    names = ("vg/1.png", "other/1.png", "1.png")
+    path = write(tmp_path / "chat.jsonl", [{"image": name, "conversations": turns} for name in names])
+    in_tars = opened("llava", path, "chat", images=tmp_path / "tars")
+    assert shapes(in_tars[0].turns[1][1]) == ["<green>", "?"]
+    assert cause(in_tars, 1) == cause(in_tars, 2) == "missing picture"
+    in_folders = opened("llava", path, "chat", images=tmp_path / "pics")
+    assert shapes(in_folders[0].turns[1][1]) == ["<green>", "?"]
+    assert cause(in_folders, 1) == cause(in_folders, 2) == "missing picture"
+    own = opened("llava", path, "chat", images=tmp_path / "pics/gqa")
+    assert shapes(own[0].turns[1][1]) == ["<red>", "?"]
+
+
 def test_obelics(tmp_path, opened):
     write(tmp_path / "blue.png", encoded("blue"))
     rows = [

@@ -36,9 +36,11 @@ class Reader(ABC):
         return self.size or 0
 
     def __getitem__(self, index: int) -> Record:
-        """Raises:
-        IndexError: there is no such record.
-        BadSampleError, OSError: this one is damaged.
+        """The record at an index.
+
+        Raises:
+            IndexError: there is no such record.
+            BadSampleError, OSError: this one is damaged.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"The source has records 0 to {len(self) - 1}; asked for {index}.")

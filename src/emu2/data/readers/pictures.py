@@ -57,10 +57,12 @@ class Pictures:
     def __init__(self, config: SourceConfig, beside: str):
         self._config = config
         self._folders: list[str] = []
+        self._below: list[str] = []
         tars: list[str] = []
         for path in config.images or (beside or ".",):
             if is_folder(path) and not (config.images and _holds_tars(path)):
-                self._folders += [path.rstrip("/"), *(subfolders(path) if config.images else ())]
+                self._folders.append(path.rstrip("/"))
+                self._below += subfolders(path) if config.images else []
             else:
                 tars += find([path], (".tar",), "folder of pictures and no tars")
         self._tars = tars
@@ -107,18 +109,31 @@ class Pictures:
     def _find(self, names: Sequence[str]) -> tuple[str, int, int] | None:
         """(path, start, size); a size of -1 is the whole file."""
         for name in names:
-            # Nothing is fetched from addresses that annotations name; they are only looked up.
-            for folder in self._folders if "://" not in name else ():
-                for path in dict.fromkeys((_joined(folder, name), _joined(folder, base_name(name)))):
-                    if is_file(path):
-                        return path, 0, -1
-            for alias in dict.fromkeys((name, base_name(name))) if self._tars else ():
-                number = _number(alias)
-                place = int(np.searchsorted(self._names, number))
-                if place < len(self._names) and self._names[place] == number:
-                    shard, start, size = map(int, self._places[place])
-                    return self._tars[shard], start, size
+            if "://" in name:  # nothing is fetched from addresses that annotations name; they are only looked up
+                found = self._in_tars(name, alone=False)
+            else:
+                found = self._in_folders(name) or self._in_tars(name) or self._in_tars(base_name(name))
+            if found is not None:
+                return found
         return None
+
+    def _in_folders(self, name: str) -> tuple[str, int, int] | None:
+        # Without its own folders a name is only looked up where the source says: elsewhere it may be another's.
+        paths = [_joined(folder, one) for one in dict.fromkeys((name, base_name(name))) for folder in self._folders]
+        found = [next((path for path in paths if is_file(path)), None)]
+        if found == [None]:
+            found = [path for folder in self._below if is_file(path := _joined(folder, name))]
+        return (found[0], 0, -1) if len(found) == 1 and found[0] is not None else None
+
+    def _in_tars(self, name: str, *, alone: bool = True) -> tuple[str, int, int] | None:
+        """`alone`: a name that several files share means none of them."""
+        number = _number(name)
+        first = int(np.searchsorted(self._names, number, side="left"))
+        count = int(np.searchsorted(self._names, number, side="right")) - first
+        if count == 0 or (alone and count > 1):
+            return None
+        shard, start, size = map(int, self._places[first])
+        return self._tars[shard], start, size
 
 
 def index_names(path: str) -> np.ndarray:
