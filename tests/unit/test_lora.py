@@ -72,6 +72,7 @@ def test_saved_and_loaded_by_us_and_by_peft(tmp_path):
     model = adapted(alpha=3.0)
     save_adapter(model, tmp_path, base="somewhere")
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "somewhere"
+    assert all(is_adapter_parameter(name) for name in load_file(tmp_path / "adapter_model.safetensors"))
     loaded = tiny_whole().model
     load_adapter(loaded, tmp_path)
     assert torch.equal(logits(loaded), logits(model))

@@ -120,10 +120,9 @@ def save_adapter(
 
     _require_adapter(model)
     # A sharded parameter is put together here; adapters are small.
-    tensors = {
-        f"{_PREFIX}{name}": _full(tensor).detach().cpu().contiguous()
-        for name, tensor in get_peft_model_state_dict(model, adapter_name=_ADAPTER).items()
-    }
+    # The head is adapted, not changed: its own weights stay with the model.
+    own = get_peft_model_state_dict(model, adapter_name=_ADAPTER, save_embedding_layers=False)
+    tensors = {f"{_PREFIX}{name}": _full(tensor).detach().cpu().contiguous() for name, tensor in own.items()}
     if not write:
         return
     folder = Path(folder)
