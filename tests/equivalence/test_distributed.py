@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from helpers_distributed import Ranks
-from helpers_train import clip, pair, records, run_config, text, tiny_whole, trainer
+from helpers_train import RECORDS, clip, pair, run_config, text, tiny_whole, trainer
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
@@ -29,30 +29,50 @@ RUNS = {
     "copies": ("unified", ParallelConfig(shard="none"), 2),
     "tensor": ("unified", ParallelConfig(tensor=2), 2),
     "from a folder": ("unified", FULL, 2),
+    "bad records": ("caption", FULL, 2),
     **dict.fromkeys(("two then one", "killed", "caption whole"), ("caption", FULL, 4)),
     **dict.fromkeys(("one then two", "decoder whole"), ("decoder", FULL, 4)),
 }
 #: What one pair of processes makes, one run after another, each up to a step.
-PAIR = {**dict.fromkeys((*OBJECTIVES, "copies", "tensor", "from a folder", "two then one"), 2), "one then two": 4}
+PAIR = {**dict.fromkeys([name for name, (_, _, steps) in RUNS.items() if steps == 2], 2), "two then one": 2}
+PAIR |= {"one then two": 4}
+
+
+class _Torn(ListSource):
+    """Some of its records cannot be read."""
+
+    def __init__(self, made):
+        super().__init__(made)
+        self.torn: set[int] = set()
+
+    def __getitem__(self, index):
+        if index in self.torn:
+            raise OSError("torn")
+        return super().__getitem__(index)
 
 
 def _trainer(name: str, out):
     objective, parallel, steps = RUNS[name]
     config = run_config(objective, steps=steps, parallel=parallel, save_async=name == "two then one")
-    sources = {"pair": records(objective)}
+    sources = {"pair": _Torn([RECORDS.get(objective, pair)(i) for i in range(12)])}
     if objective == "unified":
         # Two records for each rank: often one of them has pictures or clips and the other none.
         makers = {"pair": pair, "text": text, "video_pair": clip}
         sources = {kind: ListSource([maker(i) for i in range(12)]) for kind, maker in makers.items()}
         config = replace(config, data=replace(config.data, kinds=dict.fromkeys(makers, 1.0)))
     if objective == "caption":
-        config = replace(config, sample_every=2)
+        config = replace(config, sample_every=2, max_bad_share=0.5)
     whole = Whole.load(out.parent / "start", in_pieces=True) if name == "from a folder" else tiny_whole()
     assert (whole.unread is not None) == (name == "from a folder")
     for module in whole.video_unet.modules():
         if isinstance(module, nn.Dropout):  # draws from each process's own generator
             module.p = 0.0
-    return trainer(config, out, whole=whole, sources=sources)
+    run = trainer(config, out, whole=whole, sources=sources)
+    if name == "bad records":
+        # The first process can read neither of its two records of the first step.
+        for _, index in run.mixture.ahead().next_step(1, 4)[0][:2]:
+            sources["pair"].torn.add(index)
+    return run
 
 
 def _run_all(folder) -> None:
@@ -130,6 +150,13 @@ def test_other_grids_and_a_start_in_pieces_learn_the_same(grid, two, one):
 
 
 @pytest.mark.slow
+def test_a_process_without_records_takes_part(two, one):
+    _assert_same(two / "bad records", one("bad records"))
+    lines = [read_log(folder / "bad records" / "log.jsonl") for folder in (two, one("bad records").parent)]
+    assert [[line["data/bad"] for line in of_one] for of_one in lines] == [[2, 2], [2, 2]]
+
+
+@pytest.mark.slow
 def test_saved_by_two_resumed_by_one(two, one):
     (saved,) = list_checkpoints(two / "two then one")
     assert sorted(read_state(saved)["files"])[-1].startswith("shard-00002")
@@ -193,5 +220,27 @@ def test_a_killed_rank_stops_the_others_and_the_run_resumes(one, tmp_path):
     assert codes == [1, -signal.SIGKILL], codes
     assert "rank" in ranks.error(0).lower() or "peer" in ranks.error(0).lower()
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000002"]
+    _trainer("killed", tmp_path / "run").run(resume=True)
+    _assert_same(tmp_path / "run", one("caption whole"))
+
+
+def _run_until_told(folder) -> None:
+    """The second process alone is told to stop, in its third step."""
+    run = _trainer("killed", folder)
+    terms = run.objective.terms
+
+    def told(batch):
+        if run.world.rank == 1 and run.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return terms(batch)
+
+    run.objective.terms = told
+    assert run.run().stopped == "SIGTERM"
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_with_a_checkpoint(one, tmp_path):
+    Ranks(tmp_path / "errors", _run_until_told, tmp_path / "run").finish()
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000003"]
     _trainer("killed", tmp_path / "run").run(resume=True)
     _assert_same(tmp_path / "run", one("caption whole"))

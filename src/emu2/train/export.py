@@ -55,7 +55,8 @@ def _weights_left_out(modules: list[nn.Module], places: dict[int, str]) -> Itera
     classes = [type(module) for module in modules]
     for module, own in zip(modules, classes, strict=True):
         # Under its library's name: FSDP2 gives a module a class of its own.
-        module.__class__ = next(c for c in own.__mro__ if not issubclass(c, FSDPModule))
+        plain: Any = next(c for c in own.__mro__ if not issubclass(c, FSDPModule))
+        module.__class__ = plain
         module.save_pretrained = _describe(module, places)  # type: ignore[assignment]
     try:
         yield

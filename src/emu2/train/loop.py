@@ -153,7 +153,7 @@ class Trainer:
         last = self.config.steps if until is None else min(until, self.config.steps)
         main = self.world.main
         log = RunLog.of_run(self.config, self.out, self.step, tensorboard=self._tensorboard) if main else None
-        speed, started = Throughput.of_run(self.whole, self.config, self.device), time.perf_counter()
+        speed, started = Throughput.of_run(self.whole, self.config, self.world), time.perf_counter()
         values: dict[str, float] = {}
         with StopRequest(self.config.stop_deadline_s) as stop:
             try:
@@ -214,7 +214,9 @@ class Trainer:
     def _learn(self, data: StepData | None, stop: StopRequest) -> dict[str, float] | None:
         """One optimizer step; its values for the log. None when the run was told to stop: nothing has changed then."""
         names = self.objective.weights
-        if self.world.any(stop.received is not None)[0] or data is None:
+        told_to_stop = self.world.first(stop.received)
+        if told_to_stop is not None or data is None:
+            stop.received = stop.received or told_to_stop
             return None
         counts = summed(batch.counts for batch in data.batches if batch is not None)
         told = self.world.gather((counts, data.bad))
@@ -266,6 +268,8 @@ class Trainer:
         """
         alone = self.world.data_size == 1
         shares: dict[str, list[Tensor]] = {name: [] for name in weights}
+        if self.world.any(self._spare is None and None in batches)[0]:
+            self._spare = self.world.first(next((batch for batch in batches if batch is not None), None))
         for batch in batches:
             if self.world.size == 1 and stop.received is not None:
                 return None
@@ -274,8 +278,7 @@ class Trainer:
             # Ranks compute in step: one that has nothing to learn here goes through the motions with another batch.
             counted = batch is not None
             batch = batch if batch is not None else self._spare
-            if batch is None:
-                raise ValueError("This rank could not read a single record of its first step: see the bad samples.")
+            assert batch is not None
             self._spare = None if alone else batch
             with computing(self.objective):
                 terms = self.objective.terms(batch.to(self.device))

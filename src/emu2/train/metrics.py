@@ -20,6 +20,7 @@ from emu2.train.config import RunConfig, to_dict
 if TYPE_CHECKING:
     import torch
 
+    from emu2.train.distributed import World
     from emu2.train.objectives import Batch
     from emu2.train.whole import Whole
 
@@ -35,6 +36,7 @@ class Throughput:
         peak: FLOP/s of the device at best; None where it is not known.
         work: model FLOPs of micro-batches, read where the peak is known.
         device: whose memory is told.
+        processes: that work through as many records each.
     """
 
     def __init__(
@@ -44,17 +46,20 @@ class Throughput:
         peak: float | None = None,
         work: Callable[[Sequence[Batch]], float] | None = None,
         device: torch.device | None = None,
+        processes: int = 1,
     ):
         self._window, self._peak, self._work, self._device = window, peak, work, device
+        self._processes = processes
         self._marks: list[tuple[float, dict[str, float]]] = [(time.perf_counter(), {})]
 
     @classmethod
-    def of_run(cls, whole: Whole, config: RunConfig, device: torch.device) -> Throughput:
+    def of_run(cls, whole: Whole, config: RunConfig, world: World) -> Throughput:
         """With the MFU, on a GPU whose peak is known."""
         from emu2.train.flops import FlopModel, compute_dtype, device_peak
 
-        peak = device_peak(device, compute_dtype(config))
-        return cls(peak=peak, work=FlopModel(whole, config).step if peak else None, device=device)
+        peak = device_peak(world.device, compute_dtype(config))
+        work = FlopModel(whole, config).step if peak else None
+        return cls(peak=peak, work=work, device=world.device, processes=world.data_size)
 
     def update(self, batches: Sequence[Batch], waited: float = 0.0) -> dict[str, float]:
         """Add one step.
@@ -64,13 +69,13 @@ class Throughput:
             waited: seconds it waited for them.
 
         Returns:
-            each of the batches' amounts (tokens, images, ...) as a rate per second; `data_wait`, the share of the time
-            spent waiting for data; `mfu`, where the peak is known; `memory_gib`, the most this process has held so far,
-            on its GPU or else in all.
+            each of the batches' amounts (tokens, images, ...) as a rate per second of all processes; `data_wait`, the
+            share of the time spent waiting for data; `mfu`, where the peak is known; `memory_gib`, the most this
+            process has held so far, on its GPU or else in all.
         """
         mark: Counter[str] = Counter({"data_wait": waited})  # type: ignore[dict-item]
         for batch in batches:
-            mark.update(batch.amounts)
+            mark.update({name: amount * self._processes for name, amount in batch.amounts.items()})
         if self._peak and self._work:
             mark["mfu"] = self._work(batches) / self._peak  # type: ignore[assignment]
         self._marks.append((time.perf_counter(), dict(mark)))

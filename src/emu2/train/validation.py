@@ -83,7 +83,10 @@ class Validation:
             share = len(addresses) // self._world.data_size
             first = self._world.data_rank * share
             read = self._loader.read(addresses[first : first + share], ("validation", number), first)
-            yield from (batch for batch in self._objective.batches([read]) if batch is not None)
+            batch = self._objective.batches([read])[0]
+            # Ranks compute in step: where one has nothing to measure, all leave it out.
+            if not self._world.any(batch is None)[0] and batch is not None:
+                yield batch
 
     def first(self) -> Batch | None:
         """The records to make samples from: alike on every rank."""
