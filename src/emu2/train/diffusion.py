@@ -13,6 +13,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,11 @@ from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache
 from emu2.train.objectives import Batch, Objective
 from emu2.train.whole import Whole
+
+#: What the vision tower reads and what the VAE reads, a row per sample.
+Pixels = tuple[Tensor, Tensor]
+#: Likewise, not yet made.
+PixelMakers = tuple[Sequence[Callable[[], Tensor]], Sequence[Callable[[], Tensor]]]
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -182,6 +188,23 @@ class DiffusionObjective(Objective):
         kind = self.noise.config.prediction_type
         return capped / snr.clamp(min=1e-8) if kind == "epsilon" else capped / (snr + 1) if kind != "sample" else capped
 
+    def read_pixels(self, samples: Sequence[Any]) -> Pixels | None:
+        """Pixels of a batch, made where the data are read; None where a run's pool has their features already."""
+        if self.pooled:
+            return None
+        seen, drawn = self._makers(samples)
+        return torch.stack([make() for make in seen]), torch.stack([make() for make in drawn])
+
+    @abstractmethod
+    def _makers(self, samples: Sequence[Any]) -> PixelMakers:
+        """Of each sample: what the vision tower reads and what the VAE reads, not yet made."""
+
+
+def rows_as_makers(pixels: Pixels) -> PixelMakers:
+    """Pixels that are made already, in the form that a cache of features asks for."""
+    seen, drawn = ([partial(rows.__getitem__, i) for i in range(len(rows))] for rows in pixels)
+    return seen, drawn
+
 
 @dataclass(frozen=True)
 class DecoderSample:
@@ -223,13 +246,18 @@ class DecoderObjective(DiffusionObjective):
         return DecoderSample(key, image, (height, width), (top, left))
 
     def collate(self, samples: Sequence[DecoderSample], keys: list[str]) -> Batch:
-        return Batch({}, {"diffusion": len(samples)}, {"images": len(samples)}, keys, extra={"samples": list(samples)})
+        extra = {"samples": list(samples), "pixels": self.read_pixels(samples)}
+        return Batch({}, {"diffusion": len(samples)}, {"images": len(samples)}, keys, extra=extra)
 
-    def frozen(self, samples: Sequence[DecoderSample], *, remember: bool = False) -> tuple[Tensor, Tensor]:
+    def _makers(self, samples: Sequence[DecoderSample]) -> PixelMakers:
+        return [partial(self._pixels, s.image) for s in samples], [partial(to_pixels, s.image) for s in samples]
+
+    def frozen(
+        self, samples: Sequence[DecoderSample], pixels: Pixels | None = None, *, remember: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings float[B, N, D] and the latents' moments float[B, 8, h, w] of the samples' pictures."""
         keys = [sample.key for sample in samples]
-        seen = [lambda s=s: self._pixels(s.image) for s in samples]
-        drawn = [lambda s=s: to_pixels(s.image) for s in samples]
+        seen, drawn = self._makers(samples) if pixels is None else rows_as_makers(pixels)
         return (
             self.embeddings(keys, seen, self.device, remember=remember),
             self.moments(keys, drawn, self.device, remember=remember),
@@ -242,7 +270,7 @@ class DecoderObjective(DiffusionObjective):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         unet, samples = self.whole.unet, batch.extra["samples"]
-        embeddings, moments = self.frozen(samples)
+        embeddings, moments = self.frozen(samples, batch.extra["pixels"])
 
         def predict(noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
             conditions = added_conditions(

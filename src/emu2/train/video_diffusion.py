@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,15 @@ from emu2.decoder.conditioning import with_coordinates
 from emu2.processing.video import Video
 from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
-from emu2.train.diffusion import DiffusionObjective, require_side, rows_of, to_pixels
+from emu2.train.diffusion import (
+    DiffusionObjective,
+    PixelMakers,
+    Pixels,
+    require_side,
+    rows_as_makers,
+    rows_of,
+    to_pixels,
+)
 from emu2.train.features import FeatureCache
 from emu2.train.objectives import Batch
 from emu2.train.whole import Whole
@@ -87,13 +96,18 @@ class VideoDecoderObjective(DiffusionObjective):
 
     def collate(self, samples: Sequence[ClipSample], keys: list[str]) -> Batch:
         amounts = {"images": sum(len(sample.frames) for sample in samples)}
-        return Batch({}, {"diffusion": len(samples)}, amounts, keys, extra={"samples": list(samples)})
+        extra = {"samples": list(samples), "pixels": self.read_pixels(samples)}
+        return Batch({}, {"diffusion": len(samples)}, amounts, keys, extra=extra)
 
-    def frozen(self, samples: Sequence[ClipSample], *, remember: bool = False) -> tuple[Tensor, Tensor]:
+    def _makers(self, samples: Sequence[ClipSample]) -> PixelMakers:
+        return [partial(self._pixels, s.shown) for s in samples], [partial(_clip_pixels, s) for s in samples]
+
+    def frozen(
+        self, samples: Sequence[ClipSample], pixels: Pixels | None = None, *, remember: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings float[B, N, D] of the middle frames, and the latents' moments float[B, 2C, F, h, w]."""
         keys = [sample.key for sample in samples]
-        seen = [lambda s=s: self._pixels(s.shown) for s in samples]
-        drawn = [lambda s=s: torch.stack([to_pixels(frame) for frame in s.frames]) for s in samples]
+        seen, drawn = self._makers(samples) if pixels is None else rows_as_makers(pixels)
         return (
             self.embeddings(keys, seen, self.device, remember=remember),
             self.moments(keys, drawn, self.device, remember=remember),
@@ -104,7 +118,7 @@ class VideoDecoderObjective(DiffusionObjective):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         unet = self.whole.video_unet
-        embeddings, moments = self.frozen(batch.extra["samples"])
+        embeddings, moments = self.frozen(batch.extra["samples"], batch.extra["pixels"])
 
         def predict(noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
             noisy = with_coordinates(noisy, unet.config.in_channels).to(unet.dtype)
@@ -147,3 +161,8 @@ class VideoDecoderObjective(DiffusionObjective):
         left, top = (width - side) // 2, (height - side) // 2
         frame = frame.convert("RGB").crop((left, top, left + side, top + side))
         return frame if side == self.size else frame.resize((self.size, self.size), Image.Resampling.BICUBIC)
+
+
+def _clip_pixels(sample: ClipSample) -> Tensor:
+    """float32[F, 3, H, W] in [-1, 1]."""
+    return torch.stack([to_pixels(frame) for frame in sample.frames])
