@@ -33,7 +33,7 @@ RESERVE = 0.08
 _PER_MACHINE = 8
 _BYTES = {"float32": 4, "bfloat16": 2}
 #: Rounds of the search for the largest micro-batch, and where it begins.
-_TRIES = 4
+_TRIES = 2
 _START = 8
 
 
@@ -283,7 +283,7 @@ def _pictures(config: RunConfig, shape: RecordShape) -> int:
     return 0 if config.objective == "language" else shape.pictures
 
 
-def largest_that_fits(peak: Callable[[int], int], limit: int, start: int = 1, most: int = 1 << 14) -> int:
+def largest_that_fits(peak: Callable[[int], int], limit: int, start: int = 1, most: int = 4096) -> int:
     """A number, at most `most`, whose `peak` is within `limit` and which hardly can be larger; 0 if 1 is too large.
 
     Args:

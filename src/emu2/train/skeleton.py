@@ -215,11 +215,9 @@ def _features(whole: Whole, config: RunConfig, number: int, num_query: int) -> T
     if config.data.pool is not None:
         return torch.empty(number, num_query, model.config.vision_config.hidden_size, dtype=model.dtype)
     with torch.no_grad():
-        parts = [
-            model.encode_image(_pixels(model, min(_CHUNK, number - start)), num_query)
-            for start in range(0, number, _CHUNK)
-        ]
-    return torch.cat(parts)
+        # One chunk stands for all: they come one after the other, and only their results stay.
+        first = model.encode_image(_pixels(model, min(_CHUNK, number)), num_query)
+        return torch.cat([first, first.new_empty(number - first.shape[0], *first.shape[1:])])
 
 
 def _sequences(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -> Tensor:
@@ -278,18 +276,10 @@ def _latents(whole: Whole, config: RunConfig, vae: Any, pictures: int) -> Tensor
     """float32[pictures, C, h, w], drawn from the frozen VAE's posterior."""
     side, channels = int(vae.config.sample_size), vae.config.latent_channels
     with torch.no_grad():
+        latent = side // 2 ** (len(vae.config.block_out_channels) - 1)
+        moments = torch.empty(pictures, 2 * channels, latent, latent, dtype=vae.dtype)
         if config.data.pool is None:
-            moments = torch.cat(
-                [
-                    vae.encode(
-                        torch.empty(min(_CHUNK, pictures - start), 3, side, side, dtype=vae.dtype)
-                    ).latent_dist.parameters
-                    for start in range(0, pictures, _CHUNK)
-                ]
-            )
-        else:
-            latent = side // 2 ** (len(vae.config.block_out_channels) - 1)
-            moments = torch.empty(pictures, 2 * channels, latent, latent, dtype=vae.dtype)
+            vae.encode(torch.empty(min(_CHUNK, pictures), 3, side, side, dtype=vae.dtype))
         mean, log_variance = moments.float().chunk(2, dim=1)
         return mean + torch.exp(0.5 * log_variance) * torch.empty_like(mean)
 
