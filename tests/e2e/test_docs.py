@@ -22,6 +22,7 @@ TESTED_ELSEWHERE = {
     "docs/decoder.md": "tests/unit/test_decoder_docs.py",
     "docs/decoding.md": "tests/unit/test_inference_docs.py",
     "docs/prompts.md": "tests/unit/test_processing_docs.py",
+    "docs/tune.md": "tests/e2e/test_tune_docs.py",
     "docs/use.md": "tests/unit/test_inference_docs.py",
 }
 PAGES = [str(file.relative_to(ROOT)) for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
