@@ -8,15 +8,17 @@ import pytest
 import torch
 from helpers_train import pairs, run_config, tiny_whole
 from rich.console import Console
+from typer.testing import CliRunner
 
 from emu2 import recipes
+from emu2.cli import app
 from emu2.data.loader import Loader
 from emu2.data.settings import DataConfig
 from emu2.processing.tokenizer import train_tokenizer
 from emu2.recipes.start import fresh_whole, world_sources
 from emu2.train.distributed import World
 from emu2.train.flops import FlopModel, flop_counter, tensor_bytes
-from emu2.train.memory import StorageTracker, fake_processes, simulate
+from emu2.train.memory import StepMemory, StorageTracker, fake_processes, simulate
 from emu2.train.objectives import objective_class
 from emu2.train.optim import build_optimizer
 from emu2.train.plan import largest_that_fits, plan
@@ -191,6 +193,21 @@ def test_a_batch_that_does_not_fit_is_cut(monkeypatch):
     assert found.kinds[0].memory.peak <= found.limit
     monkeypatch.setattr("emu2.train.plan.RESERVE", 1 - 1e-6)
     assert not plan(config, 1, parts=parts).fits
+
+
+def test_command_prints_a_plan(monkeypatch):
+    memory = lambda *given: StepMemory(1 << 30, 1 << 30, 2 << 30, 0, given[3] << 28, (4 << 30) + (given[3] << 28))  # noqa: E731
+    monkeypatch.setattr("emu2.train.plan.simulate", memory)
+    runner = CliRunner()
+    result = runner.invoke(app, ["train", "caption", "--plan", "--gpus", "4", "--gpu", "h200", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["gpus"], found["gpu"], found["fits"], found["kinds"][0]["micro_batch"]) == (4, "h200", True, 8)
+    shown = runner.invoke(app, ["train", "caption", "--plan"])
+    assert "on 8 x h100" in shown.stdout
+    refused = runner.invoke(app, ["train", "caption", "--plan", "--gpu", "abacus"])
+    assert refused.exit_code != 0
+    assert "no GPU 'abacus'" in refused.output
 
 
 def test_impossible_plans_are_refused():

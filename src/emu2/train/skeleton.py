@@ -234,7 +234,7 @@ def _sequences(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -
         elif number:
             pictures[name] = _features(whole, config, number, num_query)
     regressed = {"unified": shape.pictures * settings.num_query, "gen": settings.num_query}.get(config.objective, 0)
-    model._add_losses = MethodType(_static_losses(rows * regressed), model)
+    model._add_losses = MethodType(_static_losses(rows * regressed), model)  # type: ignore[method-assign]
     out = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, use_cache=False, **pictures)
     return config.text_loss_weight * out.text_loss + config.visual_loss_weight * out.visual_loss
 
