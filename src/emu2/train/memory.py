@@ -36,7 +36,7 @@ from emu2.train.trainable import parameter_groups, set_trainable, trained_parame
 from emu2.train.whole import Whole
 
 #: Blocks of a stack that is simulated for a deeper one, and how many more in the second simulation.
-_SHALLOW, _DEEPER = 2, 2
+_SHALLOW, _DEEPER = 3, 2
 
 
 @dataclass(frozen=True)
