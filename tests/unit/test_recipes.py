@@ -110,6 +110,30 @@ def test_all_of_nano_takes_less_than_64_megabytes():
     assert bfloat16 * (sum(map(numbers, shared)) + variants) + tokeniser < 64e6
 
 
+@torch.no_grad()
+def test_the_decoders_of_nano_fit_each_other():
+    vae = AutoencoderKL.from_config(vae_config("nano"))
+    unet = UNet2DConditionModel.from_config(unet_config("nano"))
+    video = UNet3DConditionModel.from_config(video_unet_config("nano"))
+    latents = vae.encode(torch.zeros(1, 3, 96, 96)).latent_dist.mean
+    assert vae.decode(latents).sample.shape == (1, 3, 96, 96)
+    embeddings = torch.zeros(1, 16, 256)
+    conditions = {"text_embeds": torch.zeros(1, 256), "time_ids": torch.zeros(1, 6)}
+    noisy = torch.zeros(1, unet.config.in_channels, 24, 24)
+    drawn = unet(noisy, 5, encoder_hidden_states=embeddings, added_cond_kwargs=conditions).sample
+    assert drawn.shape == latents.shape
+    clip = latents[:, :, None].expand(-1, -1, 2, -1, -1)
+    assert video(clip, 5, encoder_hidden_states=embeddings).sample.shape == clip.shape
+
+
+@torch.no_grad()
+def test_the_autoencoder_of_nano_takes_its_pictures():
+    vae = AutoencoderKL.from_config(vae_config("nano"))
+    latents = vae.encode(torch.zeros(1, 3, 96, 96)).latent_dist.mean
+    assert tuple(latents.shape[2:]) == (unet_config("nano")["sample_size"],) * 2
+    assert vae.decode(latents).sample.shape == (1, 3, 96, 96)
+
+
 def test_a_stage_adds_what_it_needs(tmp_path):
     base = tiny_whole()
     base.video_unet = base.video_scheduler = None
@@ -152,6 +176,21 @@ def test_drawing_stages_do_not_start_from_a_chat_model():
     with pytest.raises(ValueError, match="chat model: it takes 16 embeddings of a picture, and drawing goes by 4"):
         check_start(recipes.recipe("gen"), whole, "folder")
     check_start(recipes.recipe("chat"), whole, "folder")
+
+
+def test_a_kind_may_have_a_world_of_its_own():
+    data = DataConfig(
+        kinds={"pair": 0.5, "pair/few": 0.4, "text": 0.1},
+        image_size=16,
+        worlds={"pair/few": {"concepts": ["dog face"]}},
+    )
+    sources = open_sources(data)
+    few = [sources["pair/few"][index] for index in range(12)]
+    assert all("dog" in record.truth["caption"] for record in few)
+    assert not all("dog" in sources["pair"][index].truth["caption"] for index in range(12))
+    assert few[0].key != sources["pair"][0].key
+    with pytest.raises(ValueError, match=r"data.worlds names 'chat', which data.kinds does not weigh; it weighs pair"):
+        DataConfig(worlds={"chat": {}})
 
 
 def test_a_source_without_data_is_named():

@@ -156,7 +156,8 @@ _DEBUG_VAE: dict[str, Any] = {
     "force_upcast": False,
 }
 
-_NANO_VAE: dict[str, Any] = {**_DEBUG_VAE, "block_out_channels": [48, 64, 64], "sample_size": 96}
+# All levels alike: without residual blocks an encoder's level cannot change its width.
+_NANO_VAE: dict[str, Any] = {**_DEBUG_VAE, "block_out_channels": [48, 48, 48], "sample_size": 96}
 
 _SCHEDULER: dict[str, Any] = {
     # published file scheduler/scheduler_config.json, an EulerDiscreteScheduler; the same noise schedule as SD 2.1
