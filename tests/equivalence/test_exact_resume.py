@@ -27,7 +27,7 @@ _CLOCK = ("speed/", "data/wait")
 
 
 def _config(objective: str, workers: int):
-    config = run_config(objective, steps=STEPS, save_every=3, accumulation=2)
+    config = run_config(objective, steps=STEPS, save_every=4, accumulation=2)
     # One of the three reads from a pool and keeps frozen features, which a resumed run must find again.
     pool = 12 if objective == "decoder" else None
     return replace(config, data=replace(config.data, batch_size=2, workers=workers, pool=pool))
