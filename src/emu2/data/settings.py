@@ -17,6 +17,8 @@ class DataConfig:
     concepts: how many different things the world shows, or their names; None is all of them.
     split: of the world's concepts.
     world: further fields of `emu2.world.WorldConfig`.
+    worlds: name in `kinds` -> fields (`concepts` too) in which its world differs: some kinds may show fewer things, or
+        plainer scenes, than others of the same run.
     pool: draw from only this many different records of each kind, so that frozen features can be kept; None draws new
         records for ever.
     image_first: probability that pictures and clips stand before their text in pairs and in interleaved documents
@@ -43,6 +45,7 @@ class DataConfig:
     concepts: int | tuple[str, ...] | None = None
     split: str = "train"
     world: dict[str, object] = field(default_factory=dict)
+    worlds: dict[str, dict[str, object]] = field(default_factory=dict)
     pool: int | None = None
     image_first: float = 0.5
     frames: tuple[int, ...] = (8,)
@@ -71,7 +74,7 @@ class DataConfig:
             raise ValueError(f"data.frames needs at least one number, each 1 or more; got {self.frames}.")
         if not 0 <= self.image_first <= 1:
             raise ValueError(f"data.image_first is a probability; got {self.image_first}.")
-        for name, table in (("sources", self.sources), ("batch_sizes", self.batch_sizes)):
+        for name, table in (("sources", self.sources), ("batch_sizes", self.batch_sizes), ("worlds", self.worlds)):
             unknown = sorted(set(table) - set(self.kinds))
             if unknown:
                 raise ValueError(

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emu2.data.records import Record
 from emu2.data.settings import DataConfig
 from emu2.data.sources import EndlessSource, PooledSource, Source
 from emu2.recipes.fresh import add_text_tower, add_video_decoder, fresh_whole
@@ -49,7 +50,7 @@ def open_sources(data: DataConfig) -> dict[str, Source]:
     """
     weighed = [name for name, weight in data.kinds.items() if weight > 0]
     drawn = [name for name in weighed if name not in data.sources]
-    sources = world_sources(replace(data, kinds=dict.fromkeys(drawn, 1.0), sources={}, batch_sizes={})) if drawn else {}
+    sources = world_sources(drawn_kinds(data, dict.fromkeys(drawn, 1.0))) if drawn else {}
     for name in weighed:
         if name in data.sources:
             sources[name] = _of_files(name, data)
@@ -70,16 +71,20 @@ def world_sources(data: DataConfig) -> dict[str, Source]:
     """Every kind that `data` weighs, as a source of the emoji world; pooled where the run asks for it."""
     from emu2.world import World, WorldConfig
 
-    settings: dict[str, Any] = dict(data.world)
-    kinds = {kind_of(name): weight for name, weight in data.kinds.items()}
-    world = World(
-        WorldConfig(image_size=data.image_size, kinds=kinds, split=data.split, concepts=data.concepts, **settings)
-    )
+    shared = {"image_size": data.image_size, "split": data.split, "concepts": data.concepts, **data.world}
     sources: dict[str, Source] = {}
     for name in data.kinds:
-        source: Source = EndlessSource(partial(world.record, kind_of(name)))
+        settings: dict[str, Any] = {**shared, **data.worlds.get(name, {})}
+        world = World(WorldConfig(kinds=[kind_of(name)], **settings))
+        source: Source = EndlessSource(partial(_record, world, name))
         sources[name] = PooledSource(source, data.pool) if data.pool else source
     return sources
+
+
+def _record(world: Any, name: str, index: int) -> Record:
+    """A record of one of a run's names; two names of one kind, each with a world of its own, share no key."""
+    record: Record = world.record(kind_of(name), index)
+    return record if name == record.kind else replace(record, key=f"{name}-{record.key}")
 
 
 def held_out(data: DataConfig) -> dict[str, Source] | None:
@@ -87,7 +92,13 @@ def held_out(data: DataConfig) -> dict[str, Source] | None:
     drawn = {name: weight for name, weight in data.kinds.items() if weight > 0 and name not in data.sources}
     if not drawn:
         return None
-    return world_sources(replace(data, kinds=drawn, sources={}, batch_sizes={}, split=data.validation_split, pool=None))
+    return world_sources(replace(drawn_kinds(data, drawn), split=data.validation_split, pool=None))
+
+
+def drawn_kinds(data: DataConfig, kinds: dict[str, float]) -> DataConfig:
+    """The same data with other kinds, all of them drawn by the world."""
+    worlds = {name: settings for name, settings in data.worlds.items() if name in kinds}
+    return replace(data, kinds=kinds, sources={}, batch_sizes={}, worlds=worlds)
 
 
 def world_tokenizer(data: DataConfig, size: str = "debug") -> Any:
@@ -98,7 +109,7 @@ def world_tokenizer(data: DataConfig, size: str = "debug") -> Any:
     sentences, others, vocabulary = _TOKENISERS[size]
     kinds = dict.fromkeys(_SMALL_WORLD if size == "debug" else KINDS, 1.0)
     # The pictures are thrown away, so they may be tiny.
-    words = replace(data, kinds=kinds, pool=None, image_size=16, mode="mixed", sources={}, batch_sizes={})
+    words = replace(drawn_kinds(data, kinds), pool=None, image_size=16, mode="mixed", worlds={})
     texts = [
         segment
         for kind, source in world_sources(words).items()

@@ -75,7 +75,7 @@ def with_data(config: RunConfig, given: Sequence[str]) -> RunConfig:
     sizes = {
         name: config.data.batch_sizes[kind_of(name)] for name in sources if kind_of(name) in config.data.batch_sizes
     }
-    data = replace(config.data, kinds=dict.fromkeys(sources, 1.0), sources=sources, batch_sizes=sizes)
+    data = replace(config.data, kinds=dict.fromkeys(sources, 1.0), sources=sources, batch_sizes=sizes, worlds={})
     return replace(config, data=data)
 
 

@@ -308,7 +308,7 @@ def with_overrides(config: RunConfig, settings: typing.Iterable[str]) -> RunConf
         for name in parents:
             if target is values and name == "lora" and values[name] is None:
                 values[name] = dataclasses.asdict(LoraSettings())
-            elif parents[:2] == ["data", "sources"] and isinstance(target, dict):
+            elif parents[:2] in (["data", "sources"], ["data", "worlds"]) and isinstance(target, dict):
                 target.setdefault(name, {})
             target = target.get(name) if isinstance(target, dict) else None  # type: ignore[assignment]
         if not isinstance(target, dict) or (leaf not in target and not _is_open(parents)):
@@ -319,9 +319,9 @@ def with_overrides(config: RunConfig, settings: typing.Iterable[str]) -> RunConf
 
 def _is_open(parents: list[str]) -> bool:
     """Whether the dict at this path takes new keys (a table by name, not a dataclass)."""
-    tables = ("optim.part_lr", "optim.part_start", "data.kinds", "data.world", "data.batch_sizes", "data.sources")
+    tables = ("optim.part_lr", "optim.part_start", "data.kinds", "data.world", "data.batch_sizes")
     path = ".".join(parents)
-    return path in tables or path.startswith("data.sources.")
+    return path in tables or path.startswith(("data.sources", "data.worlds"))
 
 
 def _parse(text: str) -> Any:
