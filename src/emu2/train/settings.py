@@ -40,6 +40,4 @@ class ParallelConfig:
                 "process holds everything anyway."
             )
         if self.shard == "none" and self.cpu_offload:
-            raise ValueError(
-                "parallel.cpu_offload needs parallel.shard=full: only shards wait on the host."
-            )
+            raise ValueError("parallel.cpu_offload needs parallel.shard=full: only shards wait on the host.")
