@@ -166,7 +166,7 @@ def plan(
         ranks = world.data_size
         largest = _largest(config, parts, shapes, world, limit)
         accumulate = _accumulate(batches, largest, ranks)
-        cut = replace(config, accumulation=config.accumulation * (accumulate or 1))
+        cut = replace(config, accumulation=config.accumulation * (accumulate or 2))
         memories: dict[tuple[RecordShape, int], StepMemory] = {}
         kinds = []
         for kind, shape in shapes.items():
