@@ -88,7 +88,8 @@ STYLES = {
     ),
 }
 
-_TILTS = (-30, -15, 15, 30)
+#: Degrees that a tilted object is turned by.
+TILTS = (-30, -15, 15, 30)
 
 
 def draw_background(dice: Dice, style: Style) -> Background:
@@ -158,7 +159,7 @@ def arrange(
         boxes: list[Box] = []
         for index, place in zip(emoji, places, strict=True):
             size = "small" if last and not style.sizes else dice.pick(sizes)
-            rotation = dice.pick(_TILTS) if not last and dice.chance(style.tilted) else 0
+            rotation = dice.pick(TILTS) if not last and dice.chance(style.tilted) else 0
             extent = _extent(index, size, rotation, atlas)
             x, y = _spot(dice, extent, place, 0.0 if last else stray)
             box = (x + extent[0], y + extent[1], x + extent[2], y + extent[3])
