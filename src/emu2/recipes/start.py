@@ -140,8 +140,17 @@ def start_whole(config: RunConfig, model: str | Path | None) -> Whole:
         in_pieces = reads_in_pieces(config, int(os.environ.get("WORLD_SIZE", "1")))
         whole = Whole.load(model, in_pieces=in_pieces)
         check_start(config, whole, str(model))
-        if config.objective == "contrastive":
-            add_text_tower(whole, seed=config.seed)
+    return completed(config, whole)
+
+
+def completed(config: RunConfig, whole: Whole) -> Whole:
+    """The same model with what a stage needs beyond it: a fresh text tower or video decoder, chat's tokens, adapters.
+
+    Raises:
+        ValueError: no preset of a video decoder fits the model.
+    """
+    if config.objective == "contrastive" and whole.text_tower is None:
+        add_text_tower(whole, seed=config.seed)
     if config.objective == "video_decoder" and whole.video_unet is None:
         add_video_decoder(whole, seed=config.seed)
     if config.objective == "chat":
