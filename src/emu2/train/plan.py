@@ -33,7 +33,7 @@ RESERVE = 0.08
 _PER_MACHINE = 8
 _BYTES = {"float32": 4, "bfloat16": 2}
 #: Rounds of the search for the largest micro-batch, and where it begins.
-_TRIES = 2
+_TRIES = 3
 _START = 8
 
 
