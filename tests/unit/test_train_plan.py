@@ -148,7 +148,7 @@ def test_model_flops_are_those_that_torch_counts(objective):
 
 
 @pytest.mark.parametrize("limit", [100, 517, 1000, 30_000])
-@pytest.mark.parametrize("start", [1, 8, 500])
+@pytest.mark.parametrize("start", [8, 60, 500])
 def test_search_finds_what_fits(limit, start):
     def peak(number):
         return max(500 + 7 * number, 10 * number, 100)
