@@ -128,8 +128,7 @@ def unified() -> RunConfig:
         data=DataConfig(
             kinds=kinds,
             mode="one_kind",
-            # 800 sequences of text divide among 8, 16, 32 or 160 data-parallel ranks; on 256 GPUs
-            # `--set parallel.tensor=8` makes 32 of them.
+            # 3200 and 800 divide among 8, 16, 32 or 160 data-parallel ranks; docs/plan.md says what to set for 256.
             batch_size=12_800,
             batch_sizes={"video_pair": 6400, "document": 3200, "storyboard": 3200, "text": 800},
             # MMC4 is cut at 1024 tokens and the Pile at 2048, which is also the context of the language model.
