@@ -21,6 +21,7 @@ TESTED_ELSEWHERE = {
     "docs/data.md": "tests/unit/test_readers_docs.py",
     "docs/decoder.md": "tests/unit/test_decoder_docs.py",
     "docs/decoding.md": "tests/unit/test_inference_docs.py",
+    "docs/evaluate.md": "tests/unit/test_evaluate_docs.py",
     "docs/prompts.md": "tests/unit/test_processing_docs.py",
     "docs/tune.md": "tests/e2e/test_tune_docs.py",
     "docs/use.md": "tests/unit/test_inference_docs.py",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from emu2 import __version__
-from emu2.cli import chat, complete, convert, draw, film, info, train, world
+from emu2.cli import chat, complete, convert, draw, eval, film, info, train, world
 from emu2.cli.common import ErrorGroup, PromptCommand
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("chat", cls=PromptCommand, help=chat.HELP, rich_help_panel=_USE)(cha
 app.command("draw", cls=PromptCommand, help=draw.HELP, rich_help_panel=_USE)(draw.command)
 app.command("film", cls=PromptCommand, help=film.HELP, rich_help_panel=_USE)(film.command)
 app.command("train", help=train.HELP, rich_help_panel=_MAKE)(train.command)
+app.add_typer(eval.app, name="eval", rich_help_panel=_MAKE)
 app.add_typer(convert.app, name="convert", rich_help_panel=_MAKE)
 app.add_typer(world.app, name="world", rich_help_panel=_MAKE)
 app.command("info", help=info.HELP, rich_help_panel=_MAKE)(info.command)
