@@ -186,8 +186,9 @@ def miniature_command(
         write_json(**report.to_dict(), page=str(page))
         return
     terminal.print(table(report.rows))
+    terminal.print("95 %: interval. beside: chance, where nothing else is named.", style="dim")
     for reason, groups in reasons(report.rows).items():
-        terminal.print(f"Not measured ({', '.join(groups)}): {reason}", markup=False, highlight=False)
+        terminal.print(f"Missing ({', '.join(groups)}): {reason}", markup=False, highlight=False)
     terminal.print(", ".join(f"{what} {count}" for what, count in report.summary.items()), highlight=False)
     terminal.print(f"{scores} and {page}", markup=False, highlight=False)
 

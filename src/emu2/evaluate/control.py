@@ -34,8 +34,8 @@ def _subject_specs(exam: Exam) -> list[Spec]:
     for boxes in ("with boxes", "without boxes"):
         specs += [
             Spec(f"similarity, {boxes}", claim, unit="likeness", beside="empty background"),
-            Spec(f"ahead of an empty background, {boxes}", claim, 0.0, "gain", "above", beside="empty background"),
-            Spec(f"ahead of random objects, {boxes}", claim, 0.0, "gain", "above", beside="random objects"),
+            Spec(f"ahead of an empty background, {boxes}", claim, 0.0, "lead", "above", beside="empty background"),
+            Spec(f"ahead of random objects, {boxes}", claim, 0.0, "lead", "above", beside="random objects"),
         ]
     return [*specs, Spec("box followed, IoU at least 0.5", claim, 0.7, beside="box of another picture")]
 

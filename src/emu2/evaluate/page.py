@@ -27,7 +27,7 @@ _SIDE = 112
 _FRAMES = 8
 _MARKS = {True: '<span class="yes">&#10003;</span>', False: '<span class="no">&#10007;</span>', None: ""}
 #: Ends of the bars, in each unit.
-_SCALES = {"share": (0.0, 1.0), "likeness": (0.0, 1.0), "gain": (-0.2, 1.0), "dB": (0.0, 40.0)}
+_SCALES = {"share": (0.0, 1.0), "likeness": (0.0, 1.0), "gain": (-0.2, 1.0), "lead": (-0.2, 0.5), "dB": (0.0, 40.0)}
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -123,9 +123,13 @@ def _row(row: Row) -> str:
         f"<tr><td>{name}{note}</td>"
         f'<td class="n b">{escape(number(row.measured.figure.value, row.spec.unit))}</td>'
         f'<td class="n">{escape(interval(row))}</td><td>{_bar(row)}</td>'
-        f'<td class="n">{escape(beside(row))}</td><td class="n">{escape(target(row.spec))}</td>'
+        f'<td class="n">{escape(beside(row))}{_baseline(row)}</td><td class="n">{escape(target(row.spec))}</td>'
         f'<td class="n">{row.measured.figure.n}</td><td>{mark}</td></tr>'
     )
+
+
+def _baseline(row: Row) -> str:
+    return "" if row.spec.beside == "chance" else f'<div class="note">{escape(row.spec.beside)}</div>'
 
 
 def _bar(row: Row) -> str:
@@ -145,8 +149,8 @@ def _bar(row: Row) -> str:
         return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="1" y2="{height - 1}"/>'
 
     start, end = (place(edge) for edge in measured.figure.interval)
-    # of a gain the baseline is in another unit
-    base = measured.beside if row.spec.unit != "gain" else 0.0
+    # of a difference the baseline is what it is a difference from
+    base = 0.0 if row.spec.unit in ("gain", "lead") else measured.beside
     middle = height / 2
     return (
         f'<svg width="{width}" height="{height}" role="img" aria-label="{escape(interval(row))}">'

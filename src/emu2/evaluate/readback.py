@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -41,6 +42,8 @@ _ABOVE_NOISE = 60
 #: Both sides are softened by this share of the picture's side before they are compared at full size, so that a drawing
 #: need not be as sharp as a rendering; and pixels around a rendering that it reaches into then.
 _SOFT, _MARGIN = 1 / 96, 3
+#: The least contrast of a drawing, in that of the rendering.
+_FAINTEST = 0.35
 #: Of a mask, where a rendering counts as being there.
 _VISIBLE = 0.1
 #: Renderings whose transforms are kept: about 300 kB each.
@@ -226,21 +229,19 @@ class PictureReader:
                 )
                 kernel = np.zeros((_FIELD, _FIELD, 9), np.float32)
                 kernel[rows[:, None], columns] = np.concatenate(
-                    [4 * mask * colour, -4 * mask, 4 * mask**2 * colour, -2 * mask**2, -1.0 * (mask > _VISIBLE)], axis=2
+                    [mask * colour, -mask, -2 * mask**2 * colour, mask**2, mask > _VISIBLE], axis=2
                 )
                 kernels.append(kernel.transpose(2, 0, 1))
-                constants.append(2 * float(np.square(mask * colour).sum()))
+                constants.append(float(np.square(mask * colour).sum()))
         transforms = np.conj(np.fft.rfft2(np.stack(kernels))).astype(np.complex64)
         return _Renderings(templates, transforms, np.asarray(constants, np.float32))
 
 
 def _gains(small: np.ndarray, bare: np.ndarray, renderings: Sequence[_Renderings]) -> np.ndarray:
-    """float32[T, S, S]: how much of the picture each rendering explains, by its centre.
+    """float32[T, S, S]: how much of the picture each rendering explains (`_gain`), by its centre.
 
-    With R what differs from the background, and C what the rendering changes of it, that is R^2 - 2 (R - C)^2 where the
-    rendering is: what there is to explain, less what it gets wrong. (Counted once, what is wrong would cost a large
-    rendering over several small things less than it gains.) Multiplied out, 4 R C - 2 C^2 - R^2, and with C = a (S - B)
-    of the rendering's colour S and mask a and the background B, it is a sum of correlations.
+    What differs from the background, R, and what the rendering changes of it, C = a (S - B) with its colour S and mask
+    a on the background B, come into it as RC, C^2 and R^2 summed over the rendering: three sums of correlations.
     """
     rest = small - bare
     planes = np.concatenate(
@@ -256,9 +257,12 @@ def _gains(small: np.ndarray, bare: np.ndarray, renderings: Sequence[_Renderings
     field = np.fft.rfft2(planes.transpose(2, 0, 1), (_FIELD, _FIELD)).astype(np.complex64)
     result = []
     for one in renderings:
-        sums = np.einsum("tcyx,cyx->tyx", one.transforms, field)
-        gains = np.fft.irfft2(sums, (_FIELD, _FIELD))[:, :_SMALL, :_SMALL]
-        result.append(gains - one.constants[:, None, None])
+        sums = [
+            np.einsum("tcyx,cyx->tyx", one.transforms[:, part], field[part])
+            for part in (np.s_[:4], np.s_[4:8], np.s_[8:])
+        ]
+        both, own, there = np.fft.irfft2(np.stack(sums), (_FIELD, _FIELD))[..., :_SMALL, :_SMALL]
+        result.append(_gain(both, own + one.constants[:, None, None], there))
     return np.concatenate(result).astype(np.float32)
 
 
@@ -276,7 +280,20 @@ def _explained(
     change = colour[inner] - mask[inner] * behind  # the colour is multiplied by its mask already
     rest = (pixels[y:bottom, x:right] - behind) * (mask[inner] > _VISIBLE)
     own, there, both = (float((a * b).sum()) for a, b in ((change, change), (rest, rest), (rest, change)))
-    return 4 * both - 2 * own - there, 2 * both / max(own + there, 1e-6)
+    return float(_gain(both, own, there)), 2 * both / max(own + there, 1e-6)
+
+
+def _gain(both: Any, own: Any, there: Any) -> Any:
+    """What there is to explain, less twice what a rendering leaves of it.
+
+    Counted once, what is wrong would cost a large rendering over several small things less than it gains. Drawings of
+    small models are faint where they are unsure, so the rendering may be fainter than it is, down to a limit.
+
+    Args:
+        both, own, there: RC, C^2 and R^2, summed over the rendering.
+    """
+    faint = np.clip(both / np.maximum(own, 1e-6), _FAINTEST, 1.0)
+    return 4 * faint * both - 2 * faint**2 * own - there
 
 
 def _take_away(gains: np.ndarray, templates: Sequence[_Template], box: Sequence[float]) -> None:

@@ -11,8 +11,8 @@ from emu2.evaluate.figures import Figure
 if TYPE_CHECKING:
     from emu2.evaluate.exam import Exam, Models
 
-#: How a row is measured. A "gain" is a difference of two shares or likenesses.
-UNITS = ("share", "gain", "likeness", "dB")
+#: How a row is measured. A "gain" is a difference of two shares, a "lead" one of two likenesses.
+UNITS = ("share", "gain", "likeness", "lead", "dB")
 #: When a row's target is reached: its value is as large; its whole interval lies above; chance lies in its interval.
 GOALS = ("at least", "above", "at chance")
 

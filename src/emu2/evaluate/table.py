@@ -23,20 +23,18 @@ def number(value: float | None, unit: str) -> str:
         return f"{value:.0%}".replace("%", " %")
     if unit == "gain":
         return f"{value:+.1%}".replace("%", " %")
-    return f"{value:.1f} dB" if unit == "dB" else f"{value:.3f}"
+    if unit == "dB":
+        return f"{value:.1f} dB"
+    return f"{value:+.3f}" if unit == "lead" else f"{value:.3f}"
 
 
 def beside(row: Row) -> str:
-    """What the value is compared with: chance in its words, or a baseline and what it is."""
+    """What the value is compared with: chance, or a baseline."""
     if row.measured is None or row.measured.beside is None:
         return ""
-    spec = row.spec
-    # a gain's baseline is what it is a gain over, not a gain itself
-    unit = "share" if spec.unit == "gain" and spec.beside in ("first", "base") else spec.unit
-    if spec.unit == "gain" and spec.beside in ("empty background", "random objects"):
-        unit = "likeness"
-    value = number(row.measured.beside, unit)
-    return value if spec.beside == "chance" else f"{value} ({spec.beside})"
+    # a difference stands beside what it is a difference from
+    unit = {"gain": "share", "lead": "likeness"}.get(row.spec.unit, row.spec.unit)
+    return number(row.measured.beside, "gain" if row.spec.beside == "gain in all" else unit)
 
 
 def target(spec: Spec) -> str:
@@ -53,39 +51,34 @@ def interval(row: Row) -> str:
     if row.measured is None:
         return ""
     low, high = (number(edge, row.spec.unit) for edge in row.measured.figure.interval)
-    return f"{low} to {high}"
+    unit = " %" if high.endswith("%") else " dB" if high.endswith("dB") else ""
+    return f"{low.removesuffix(unit)} to {high}"
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """All rows, in sections by group."""
+    """All rows, in sections by group; names are folded where the terminal is narrow, figures are not."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(title="The paper in miniature", title_justify="left", header_style="bold", expand=False)
-    # In a narrow terminal the names stay whole as long as they can.
-    result.add_column("", min_width=30, overflow="fold")
-    for name in ("value", "95 %", "chance or baseline", "target", "n"):
-        result.add_column(name, justify="right", overflow="fold")
-    result.add_column("")
+    result = Table(title="The paper in miniature", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result.add_column("", overflow="fold", min_width=20)
+    for name in ("value", "95 %", "beside", "target"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True)
     for group, members in groupby(rows, key=lambda row: row.group):
         result.add_section()
         result.add_row(Text(group, style="bold"))
         for row in members:
+            words = Text(f"  {row.spec.name}")
+            if row.spec.beside != "chance":
+                words.append(f", beside {row.spec.beside}", style="dim")
             if row.measured is None:
-                result.add_row(
-                    f"  {row.spec.name}", Text("not measured", style="dim"), "", "", target(row.spec), "", ""
-                )
+                result.add_row(words, Text("missing", style="dim"), "", "", target(row.spec))
                 continue
-            figure = row.measured.figure
-            result.add_row(
-                f"  {row.spec.name}",
-                Text(number(figure.value, row.spec.unit), style="bold"),
-                interval(row),
-                beside(row),
-                target(row.spec),
-                str(figure.n),
-                Text(MARKS[row.reached], style=_STYLES[row.reached]),
-            )
+            value = Text(number(row.measured.figure.value, row.spec.unit), style="bold")
+            mark = Text(MARKS[row.reached], style=_STYLES[row.reached])
+            result.add_row(words, value, interval(row), beside(row), target(row.spec), mark)
     return result
 
 

@@ -33,7 +33,7 @@ _SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "It draws from words",
         "The language model writes sixteen visual embeddings after the words; the decoder turns them into a picture "
         f"(guidance {GUIDANCE}). A drawing counts as right if every thing, its place and the background can be read "
-        "back from its pixels by comparing each quarter with the original drawings; the model has no part in that.",
+        "back from its pixels by comparing it with renderings of all things there are; the model has no part in that.",
         ("Input", "What the model drew", "Truth: the scene the words tell"),
     ),
     "autoencoding": (

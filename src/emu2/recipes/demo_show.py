@@ -12,8 +12,12 @@ from PIL import Image
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
 from emu2.data.sources import Source
-from emu2.recipes.demo_read import PixelReader, caption_background, caption_counts, psnr, truth_of
+from emu2.evaluate.figures import psnr
+from emu2.evaluate.readback import PictureReader
+from emu2.evaluate.readings import agreement
+from emu2.evaluate.said import background_said, counts_said
 from emu2.recipes.start import world_sources
+from emu2.world import Scene, World, WorldConfig, default_atlas
 
 if TYPE_CHECKING:
     from emu2.recipes.demo import Plan
@@ -64,7 +68,7 @@ def show(whole: Whole, plan: Plan, *, seed: int = 0) -> Results:
         module.eval()
     pairs = _first(sources["pair"], plan.scored)
     sections = {
-        "captions": caption_rows(whole, pairs, reader),
+        "captions": caption_rows(whole, pairs),
         "counting": episode_rows(whole, _first(sources["counting"], plan.scored)),
         "drawings": drawing_rows(whole, pairs, reader, plan.denoising, seed, from_text=True),
         "autoencoding": drawing_rows(whole, pairs, reader, plan.denoising, seed, from_text=False),
@@ -88,12 +92,11 @@ def _first(source: Source, number: int) -> list[Record]:
     return records
 
 
-def _reader(data: Any) -> PixelReader:
-    from emu2.world import World, WorldConfig
-
-    return PixelReader(
-        World(WorldConfig(image_size=data.image_size, split=data.split, concepts=data.concepts, **dict(data.world)))
-    )
+def _reader(data: Any) -> PictureReader:
+    """Reads drawings; each has to be nearer to its own things than to all others that there are."""
+    settings = dict(data.world)
+    pool = World(WorldConfig(split=data.split, concepts=data.concepts, **settings)).studio.pool
+    return PictureReader(settings["style"], [concept.index for concept in pool])
 
 
 def complete(whole: Whole, prompts: list[list[Any]], max_new_tokens: int) -> list[str]:
@@ -107,15 +110,15 @@ def complete(whole: Whole, prompts: list[list[Any]], max_new_tokens: int) -> lis
     return [text.strip() for text in said]
 
 
-def caption_rows(whole: Whole, records: list[Record], reader: PixelReader) -> tuple[list[Row], dict[str, float]]:
+def caption_rows(whole: Whole, records: list[Record]) -> tuple[list[Row], dict[str, float]]:
     """Captions of pictures."""
     pictures = [first_image(record) for record in records]
     said = complete(whole, [[picture] for picture in pictures], 64)
     rows, exact, things, colours = [], 0, 0, 0
     for record, picture, text in zip(records, pictures, said, strict=True):
-        truth = truth_of(record.truth["scene"])
-        right_things = caption_counts(text, reader.nouns) == truth.counts
-        right_colour = caption_background(text) == truth.background
+        facts = record.truth["scene"]
+        right_things = counts_said(text, default_atlas()) == facts["counts"]
+        right_colour = background_said(text) == facts["background"]["colours"][0]
         exact += text == record.truth["answer"]
         things += right_things
         colours += right_colour
@@ -145,7 +148,7 @@ def episode_rows(whole: Whole, records: list[Record]) -> tuple[list[Row], dict[s
 
 @torch.no_grad()
 def drawing_rows(
-    whole: Whole, records: list[Record], reader: PixelReader, steps: int, seed: int, *, from_text: bool
+    whole: Whole, records: list[Record], reader: PictureReader, steps: int, seed: int, *, from_text: bool
 ) -> tuple[list[Row], dict[str, float]]:
     """Pictures drawn from captions, or from pictures (autoencoding), read back from their pixels."""
     pipe = whole.pipeline()
@@ -164,13 +167,14 @@ def drawing_rows(
         ).images
     rows, all_right, things, colours, ratios = [], 0, 0.0, 0, []
     for parts, picture, truth_picture, record in zip(given, drawn, truths, records, strict=True):
-        truth, read = truth_of(record.truth["scene"]), reader.read(picture)
-        right = read.things == truth.things and read.background == truth.background
-        all_right += right
-        things += sum(read.things.get(place) == name for place, name in truth.things.items()) / len(truth.things)
-        colours += read.background == truth.background
+        scene = Scene.from_dict(record.truth["scene"])
+        reading = reader.read(picture, [item.emoji for item in scene.objects])
+        found = agreement(reading, scene.objects, scene.background)
+        all_right += found.everything
+        things += sum(map(reading.shows, scene.objects)) / len(scene.objects)
+        colours += found.background
         ratios.append(psnr(picture, truth_picture))
-        rows.append(Row(parts, picture, truth_picture, right, {"PSNR": f"{ratios[-1]:.1f} dB"}))
+        rows.append(Row(parts, picture, truth_picture, found.everything, {"PSNR": f"{ratios[-1]:.1f} dB"}))
     n = len(records)
     return rows, {
         "everything read back right": all_right / n,
