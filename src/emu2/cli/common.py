@@ -224,29 +224,30 @@ def _read_part(kind: str, value: Any, num_frames: int) -> Any:
 
 def check_model(model: str) -> None:
     """Raise ValueError where there is nothing to load, before anything slow is imported."""
-    from emu2.inference.names import explain_missing
+    from emu2.inference.names import explain_missing, shipped_folder
 
-    if not Path(model).expanduser().exists():
+    if not Path(model).expanduser().exists() and shipped_folder(model) is None:
         raise ValueError(explain_missing(model))
 
 
 def check_draws(model: str) -> None:
     """Raise ValueError where a folder holds no image decoder, before its weights are read."""
-    from emu2.inference.names import explain_no_image_decoder
+    from emu2.inference.names import explain_no_image_decoder, variant_draws
 
-    folder = Path(model).expanduser()
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
+    folder, draws = Path(model).expanduser(), variant_draws(model)
+    if draws is False or (draws is None and folder.is_dir() and not (folder / "model_index.json").is_file()):
         raise ValueError(explain_no_image_decoder(model))
 
 
 def check_films(model: str) -> None:
     """Raise ValueError where a folder holds no video decoder, before its weights are read."""
-    from emu2.inference.names import explain_no_video_decoder
+    from emu2.inference.names import explain_no_video_decoder, variant_draws
 
-    folder = Path(model).expanduser()
+    folder, draws = Path(model).expanduser(), variant_draws(model)
     index = folder / "model_index.json"
     films = index.is_file() and "Emu2VideoPipeline" in index.read_text(encoding="utf-8")
-    if folder.is_dir() and not films and not (folder / "video").is_dir():
+    films = films or (folder / "video").is_dir()
+    if draws is False or (draws is None and folder.is_dir() and not films):
         raise ValueError(explain_no_video_decoder(model))
 
 
@@ -285,6 +286,7 @@ def load_model(
         to_draw, to_film: the command needs an image or a video decoder.
     """
     from emu2.inference.load import load
+    from emu2.inference.names import variant_draws
     from emu2.model.runtime import resolve_device, resolve_dtype
 
     if device is not None:
@@ -302,7 +304,8 @@ def load_model(
         check_draws(model)
     if to_film:
         check_films(model)
-    _quiet_libraries(uses_diffusers=(Path(model) / "model_index.json").exists())
+    draws = (Path(model) / "model_index.json").exists() or bool(variant_draws(model))
+    _quiet_libraries(uses_diffusers=draws)
     return load(model, device=device, dtype=dtype, device_map=device_map, adapter=adapter)
 
 

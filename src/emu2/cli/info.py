@@ -1,7 +1,8 @@
 """`emu2 info`: what a folder or weight file is."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,8 @@ Reads headers only, so it answers at once, whatever the size.
 
 [bold]Examples[/bold]
 
+  emu2 info nano
+
   emu2 info my-model
 
   emu2 info Emu2-Gen_pytorch_model.bf16.safetensors --json
@@ -20,14 +23,18 @@ Reads headers only, so it answers at once, whatever the size.
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model or pipeline folder, or a weight file.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A model or pipeline folder, a weight file, or nano.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     from emu2.convert.folder_info import inspect
 
+    folder = _of_name(folder)
     info = inspect(folder)
+    card = _card(folder)
     if as_json:
-        write_json(**info.to_dict())
+        write_json(**info.to_dict(), **({"card": card} if card else {}))
         return
     from rich.table import Table
 
@@ -47,6 +54,56 @@ def command(
         out.print(f"missing: {what}", style="red", highlight=False, markup=False)
     for note in info.notes:
         out.print(f"note: {note}", highlight=False, markup=False)
+    if card:
+        _print_card(card)
+
+
+def _of_name(folder: Path) -> Path:
+    """The folder of a name that ships with the package, whichever of its variants was named; else as given.
+
+    Raises:
+        ValueError: a name whose weights do not ship with this version.
+    """
+    from emu2.inference.names import SHIPPED, SHIPPED_FOLDER, explain_missing, shipped_folder
+
+    if folder.exists() or str(folder) not in SHIPPED:
+        return folder
+    if shipped_folder(str(folder)) is None:
+        raise ValueError(explain_missing(str(folder)))
+    return SHIPPED_FOLDER
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """What the runs that made a model recorded, where it lies beside the weights."""
+    file = folder / "card.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _print_card(card: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    out, stages = console(), card.get("stages", {})
+    seconds = sum(stage["seconds"] for stage in stages.values())
+    machines = list(dict.fromkeys(machine for stage in stages.values() for machine in stage["machines"]))
+    out.print(
+        f"trained from nothing in the budget {card.get('budget')}: {seconds / 3600:.1f} h on {', '.join(machines)}",
+        highlight=False,
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    for title, side in (("stage", "left"), ("steps", "right"), ("records a step", "right"), ("minutes", "right")):
+        table.add_column(title, justify=side)  # type: ignore[arg-type]
+    for name, stage in stages.items():
+        table.add_row(name, f"{stage['steps']:,}", str(stage["batch_size"]), f"{stage['seconds'] / 60:.1f}")
+    out.print(table)
+    if card.get("figures"):
+        measured = Table(box=None, pad_edge=False)
+        for title in ("measured", "", "value", "target"):
+            measured.add_column(title)
+        for row in card["figures"]:
+            values = ["" if row.get(key) is None else f"{row[key]:.3g}" for key in ("value", "target")]
+            measured.add_row(row["group"], row["name"], *values)
+        out.print(measured)
 
 
 def format_bytes(size: int) -> str:

@@ -26,11 +26,14 @@ HELP = """Train a model: one recipe is one stage, from nothing or from a model f
 
   emu2 train gen --model FOLDER --data my_pairs/ --epochs 20
 
+  emu2 train nano --all --budget cpu --minutes 60
+
   torchrun --nproc-per-node 8 --no-python emu2 train unified --size 37b --model FOLDER --accumulate 50
 
 Recipes, in the order a model from nothing goes through them: vision, language, caption, unified, autoencoder, decoder,
-video_decoder, chat, gen. A run's folder holds config.json, log.jsonl, tensorboard/, checkpoints/ and, once it is
-complete, summary.json and model/ (with --lora adapter/).
+video_decoder, chat, gen. With --all instead of one of them a size that starts from nothing, nano or debug: all of its
+stages, in pieces if one likes; the same command goes on. A run's folder holds config.json, log.jsonl, tensorboard/,
+checkpoints/ and, once it is complete, summary.json and model/ (with --lora adapter/).
 """
 
 #: Beside a run's config.json: the model it started from, so that --resume need not be told.
@@ -38,11 +41,28 @@ _START = "start.json"
 #: Passes over one's own data.
 _EPOCHS = 3.0
 
-_RUN, _TUNE, _PLAN, _OUTPUT = "Run", "Your own data", "Plan", "Output"
+_RUN, _ALL, _TUNE, _PLAN, _OUTPUT = "Run", "All stages", "Your own data", "Plan", "Output"
 
 
 def command(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Which run.", show_default=False)],
+    all_stages: Annotated[
+        bool,
+        typer.Option("--all", help="RECIPE is a size, nano or debug: train all of its stages.", rich_help_panel=_ALL),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="BUDGET",
+            help="gpu, or cpu: two cores, fewer steps.  \\[default: gpu where there is one]",
+            rich_help_panel=_ALL,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", metavar="M", help="Stop in order after so long.", rich_help_panel=_ALL),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +153,26 @@ def command(
     from emu2.train.config import to_dict, with_overrides
 
     out = out or Path("runs") / recipe
-    model = model or (_started_from(out) if resume else None)
+    if all_stages:
+        from emu2.cli.train_all import train_all
+
+        single = {"--size": size, "--model": model, "--data": data, "--epochs": epochs, "--lora": lora, "--plan": plan}
+        single |= {"--accumulate": accumulate, "--device": device, "--dtype": dtype}
+        train_all(
+            recipe,
+            out,
+            budget=budget,
+            minutes=minutes,
+            seed=seed or 0,
+            settings=settings or [],
+            refused=single,
+            show=show,
+            json_output=json_output,
+        )
+        return
+    if budget is not None or minutes is not None:
+        raise typer.BadParameter("--budget and --minutes are for all stages at once: emu2 train nano --all")
+    model = _shipped(model) or (_started_from(out) if resume else None)
     if resume and not (data or epochs or lora or accumulate or size):
         config = _resolved(out, recipe)
     else:
@@ -243,6 +282,15 @@ def _on_own_data(
     context = context_of(model) if model is not None else None
     with bad_usage("--data"):
         return tuned(with_data(config, data), epochs=_EPOCHS if epochs is None else epochs, lora=lora, context=context)
+
+
+def _shipped(model: Path | None) -> Path | None:
+    """Where a model lies that is given by the name it ships under; as given otherwise."""
+    from emu2.inference.names import shipped_folder
+
+    if model is None or model.exists():
+        return model
+    return shipped_folder(str(model)) or model
 
 
 def _started_from(out: Path) -> Path | None:

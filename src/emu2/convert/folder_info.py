@@ -13,6 +13,7 @@ from emu2 import tokens
 from emu2.model.key_map import plan_reading, recognise_scheme, split_components
 from emu2.model.pretrained import meta_model, piece_info
 from emu2.model.published_config import is_published_config, published_to_config
+from emu2.model.variants import MANIFEST, PROCESSOR, VISION, WEIGHTS
 from emu2.model.weight_files import (
     PICKLE_SUFFIXES,
     SAFETENSORS_SUFFIX,
@@ -37,6 +38,7 @@ _TITLES = {
     "eva-clip": "EVA-CLIP vision tower",
     "language-model": "transformers language model folder",
     "diffusers": "diffusers pipeline folder",
+    "emu2-variants": "Emu2 in several variants, shared parts stored once",
     "adapter": "PEFT adapter folder",
     "unknown": "not recognised",
 }
@@ -130,6 +132,8 @@ def recognise(path: str | Path) -> str:
             "EmuVisualGenerationPipeline": "hf-gen",
         }
         return known.get(name or "", "diffusers")
+    if (path / MANIFEST).is_file():
+        return "emu2-variants"
     if (path / "adapter_config.json").is_file():
         return "adapter"
     fields = _json(path / "config.json")
@@ -168,6 +172,8 @@ def inspect(path: str | Path) -> FolderInfo:
         _count(info, WeightFile(path).infos)
     elif kind in ("emu2-pipeline", "emu2-video-pipeline", "hf-gen", "diffusers"):
         _inspect_pipeline(info, path)
+    elif kind == "emu2-variants":
+        _inspect_variants(info, path)
     elif kind != "unknown":
         listed = _listing(info, path)
         _count(info, listed)
@@ -203,6 +209,22 @@ def _inspect_pipeline(info: FolderInfo, path: Path) -> None:
             info.missing.append("processor/ (tokeniser and image settings)")
         else:
             _look_for_tokenizer(info, holder, needs_processor=holder.name == "processor")
+
+
+def _inspect_variants(info: FolderInfo, path: Path) -> None:
+    variants = (_json(path / MANIFEST) or {}).get("variants", {})
+    files = {"vision tower": path / VISION}
+    files |= {f"{name}: bridge, language model": path / name / WEIGHTS for name in variants}
+    for part, folder in {"U-Net": "unet", "VAE": "vae", "video U-Net": "video/unet"}.items():
+        files[part] = path / folder / "diffusion_pytorch_model.safetensors"
+    for part, file in files.items():
+        if not file.is_file():
+            info.missing.append(str(file.relative_to(path)))
+            continue
+        counted = info.parts.setdefault(part, PartInfo())
+        for name, tensor in WeightFile(file).infos.items():
+            counted.add(name, tensor)
+    _look_for_tokenizer(info, path / PROCESSOR)
 
 
 def _listing(info: FolderInfo, folder: Path, *, prefix: str = "") -> dict[str, TensorInfo]:
@@ -286,7 +308,7 @@ def _compare(info: FolderInfo, folder: Path, listed: Mapping[str, TensorInfo]) -
 def _look_for_tokenizer(info: FolderInfo, folder: Path, *, needs_processor: bool = True) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         info.missing.append(" or ".join(_TOKENIZER_FILES))
-    ours = info.kind in ("emu2", "emu2-pipeline", "emu2-video-pipeline")
+    ours = info.kind.startswith("emu2")
     if needs_processor and ours and not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         info.missing.append("processor_config.json")
 

@@ -8,8 +8,9 @@ import torch
 
 from emu2 import presets, tokens
 from emu2.inference.face import Emu2
-from emu2.inference.names import DEFAULT_NAME, explain_missing
+from emu2.inference.names import DEFAULT_NAME, explain_missing, shipped_folder
 from emu2.model.runtime import resolve_device, resolve_dtype
+from emu2.model.variants import Variant, find_variant
 
 if TYPE_CHECKING:
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
@@ -36,7 +37,7 @@ def load(
     Args:
         folder_or_name: a folder of ours (a language model's, a pipeline's, the `model/` of a training run), a published
             Hugging Face folder (Emu2, Emu2-Chat, Emu2-Gen), or a published native file of Emu2 or Emu2-Chat with
-            LLaMA's tokeniser beside it.
+            LLaMA's tokeniser beside it; or "nano", "nano-chat" or "nano-gen", where they ship with the package.
         device: where it runs; None takes the first CUDA GPU, or the CPU where there is none.
         dtype: None takes float32 on a CPU (bfloat16 convolutions are two hundred times slower there) and bfloat16 on
             a GPU.
@@ -57,7 +58,10 @@ def load(
     dtype = resolve_dtype(dtype) if dtype is not None else _default_dtype(device)
     path = Path(folder_or_name).expanduser()
     if not path.exists():
-        raise ValueError(explain_missing(str(folder_or_name)))
+        shipped = shipped_folder(str(folder_or_name))
+        if shipped is None:
+            raise ValueError(explain_missing(str(folder_or_name)))
+        path = shipped
     emu2 = _load_path(path, device, dtype, device_map)
     if adapter is not None:
         from emu2.inference.adapted import apply_adapter
@@ -69,6 +73,9 @@ def load(
 def _load_path(path: Path, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
     if path.is_file():
         return _load_native_file(path, device, dtype, device_map)
+    variant = find_variant(path)
+    if variant is not None:
+        return _load_variant(variant, device, dtype, device_map)
     if (path / "model_index.json").is_file():
         return _load_pipeline(path, device, dtype, device_map)
     # A training run without a decoder saves the parts of a pipeline as far as it has them.
@@ -76,6 +83,29 @@ def _load_path(path: Path, device: torch.device, dtype: torch.dtype, device_map:
     model = _load_language_model(path / _ENCODER if in_parts else path, device, dtype, device_map)
     processor = _load_processor(path / _PROCESSOR if in_parts else path, model.config)
     return _with_video(Emu2(model, processor, name=str(path)), path, device, dtype)
+
+
+def _load_variant(variant: Variant, device: torch.device, dtype: torch.dtype, device_map: Any) -> Emu2:
+    """One of several variants in a folder, with the decoders that all share."""
+    from emu2.decoder.image_pipeline import Emu2ImagePipeline
+
+    model = variant.load(dtype=dtype, device_map=_placement(device, device_map)).eval()
+    processor = _load_processor(variant.processor, model.config)
+    processor.num_query, processor.num_video_query = model.config.num_query, model.config.num_video_query
+    emu2 = Emu2(model, processor, name=str(variant.folder))
+    if not variant.draws:
+        return emu2
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+
+    emu2.image_pipeline = Emu2ImagePipeline(
+        multimodal_encoder=model,
+        processor=processor,
+        unet=UNet2DConditionModel.from_pretrained(variant.root / "unet", torch_dtype=dtype),
+        vae=AutoencoderKL.from_pretrained(variant.root / "vae", torch_dtype=dtype),
+        scheduler=EulerDiscreteScheduler.from_pretrained(variant.root / "scheduler"),
+    )
+    _place_decoder(emu2.image_pipeline, device)
+    return _with_video(emu2, variant.root, device, dtype)
 
 
 def _best_device() -> torch.device:

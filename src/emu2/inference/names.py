@@ -1,19 +1,41 @@
 """What to say where there is nothing to load: light, so that a mistyped name is answered at once."""
 
+import json
 from difflib import get_close_matches
 from pathlib import Path
 
 #: The name that `emu2.load()` takes where none is given.
 DEFAULT_NAME = "nano"
+#: Name of a model that ships with the package -> its variant (`emu2.model.variants`), and the folder of all of them.
+SHIPPED = {"nano": "base", "nano-chat": "chat", "nano-gen": "gen"}
+SHIPPED_FOLDER = Path(__file__).parents[1] / "weights" / "nano"
 #: `emu2.presets.names()`, repeated because that module needs transformers.
 SIZE_NAMES = ("37b", "37b-chat", "37b-gen")
+
+
+def shipped_folder(name: str) -> Path | None:
+    """Where the model of this name lies in the package; None where the name is no such model's, or it is not there."""
+    if name not in SHIPPED or not (SHIPPED_FOLDER / "variants.json").is_file():
+        return None
+    return SHIPPED_FOLDER / SHIPPED[name]
+
+
+def variant_draws(name: str) -> bool | None:
+    """Whether the variant under a name or in a folder (`emu2.model.variants`) has decoders; None where it is none."""
+    folder = Path(name).expanduser()
+    folder = folder if folder.exists() else shipped_folder(name) or folder
+    for root, variant in ((folder, None), (folder.parent, folder.name)):
+        if (root / "variants.json").is_file():
+            listed = json.loads((root / "variants.json").read_text(encoding="utf-8"))["variants"]
+            return bool(listed.get(variant or next(iter(listed)), {}).get("draws"))
+    return None
 
 
 def explain_missing(name: str) -> str:
     """Why there is nothing to load under this name, and what to do."""
     how = "Give a model's folder: one you trained (`make demo` makes a small one, demo/model), or published weights."
-    if name == DEFAULT_NAME:
-        return f"The small model {DEFAULT_NAME!r} does not ship with this version of emu2. {how}"
+    if name in SHIPPED:
+        return f"The small model {name!r} does not ship with this version of emu2. {how}"
     if name in SIZE_NAMES:
         return f"{name!r} is the name of a size, not of weights. {how}"
     near = _near_names(name)
@@ -45,7 +67,7 @@ def explain_no_video_decoder(name: str) -> str:
 def _near_names(name: str) -> list[str]:
     """Known names and neighbouring folders that look like it."""
     path = Path(name).expanduser()
-    near = get_close_matches(name.lower(), [DEFAULT_NAME, *SIZE_NAMES], n=1, cutoff=0.7)
+    near = get_close_matches(name.lower(), [*SHIPPED, *SIZE_NAMES], n=1, cutoff=0.7)
     if path.parent.is_dir():
         siblings = {entry.name: str(entry) for entry in path.parent.iterdir()}
         near += [siblings[match] for match in get_close_matches(path.name, siblings, n=2, cutoff=0.7)]

@@ -43,6 +43,8 @@ def recipe(name: str, size: str = "debug") -> RunConfig:
     recipes = _recipes(size)
     if name not in recipes:
         elsewhere = [other for other in SIZES if name in _recipes(other)]
+        if name in ("debug", "nano"):  # sizes that start from nothing (`presets.FROM_NOTHING`)
+            raise ValueError(f"{name!r} is a size, not a recipe: emu2 train {name} --all trains all of its stages.")
         raise ValueError(
             f"There is no recipe {name!r} at the size {size!r}; there are {', '.join(recipes)}."
             + (f" ({name!r} exists at {', '.join(elsewhere)}.)" if elsewhere else "")

@@ -78,7 +78,11 @@ def context_of(folder: str | Path) -> int | None:
 
 
 def _of_language_model(folder: str | Path, field: str) -> int | None:
-    for place in (Path(folder) / "multimodal_encoder", Path(folder)):
+    from emu2.model.variants import find_variant
+
+    variant = find_variant(folder)
+    own = variant.folder if variant is not None else Path(folder)
+    for place in (own / "multimodal_encoder", own):
         settings = _read(place / "config.json")
         text: Any = settings.get("text_config", settings)
         value = text.get(field) if isinstance(text, dict) else None

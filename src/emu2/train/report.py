@@ -17,6 +17,7 @@ from emu2.train.metrics import read_log
 _DIAGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Loss": ("thin: every logged step; thick: running mean", ("loss",)),
     "Held-out loss": ("on records that the run does not learn", ("validation/",)),
+    "Held-out loss by kind": ("of record, one batch of each", ("kinds/",)),
     "Learning rate": ("of each part", ("optim/lr_",)),
     "Gradient norm": ("before clipping", ("optim/grad_norm",)),
     "Tokens per second": ("", ("speed/tokens",)),
@@ -25,18 +26,18 @@ _DIAGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Waiting for data": ("share of the time", ("speed/data_wait",)),
     "Memory": ("GiB, the most so far", ("speed/memory_gib",)),
 }
-_COLOURS = ("#3b78e7", "#e07b2e", "#2f9e6b", "#a24fc2", "#c8423b", "#7a8794")
+_COLOURS = (
+    *("#3b78e7", "#e07b2e", "#2f9e6b", "#a24fc2", "#c8423b", "#7a8794", "#0fa3b1", "#b58900", "#d6559b", "#5b6ee1"),
+    *("#6a994e", "#9c6644", "#2b2d42"),
+)
 #: Points of a curve: more are thinned out, for a page of a few hundred kilobytes however long the run.
 _MOST_POINTS = 600
 #: Sampled steps that are shown, the last ones, and samples of each.
 _MOST_STEPS, _MOST_SAMPLES = 6, 16
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 420, 190, 52, 22, 10
 
-_PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$name</title>
-<style>
-:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e1e6ec; --card:#fff; --page:#f5f7fa }
+#: How pages about runs look.
+STYLE = """:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e1e6ec; --card:#fff; --page:#f5f7fa }
 @media (prefers-color-scheme: dark) { :root { --ink:#e8edf3; --soft:#97a5b6; --line:#2a3542; --card:#18212c;
   --page:#10171f } }
 * { box-sizing:border-box }
@@ -62,7 +63,12 @@ td, th { text-align:left; padding:7px 14px; border-top:1px solid var(--line) } t
 td.number { text-align:right; width:110px; font-variant-numeric:tabular-nums }
 pre { font:13px ui-monospace,Menlo,Consolas,monospace; overflow-x:auto; background:var(--card);
   border:1px solid var(--line); border-radius:10px; padding:14px }
-</style></head><body><main>
+"""
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$name</title>
+<style>$style</style></head><body><main>
 <h1>$name</h1><p>$what</p>
 <div class="cards">$cards</div>
 <h2>Curves</h2><div class="curves">$curves</div>
@@ -87,11 +93,12 @@ def write_report(out: Path) -> Path:
     summary = json.loads(path.read_text()) if path.is_file() else {}
     log = read_log(out / "log.jsonl")
     values = {
+        "style": STYLE,
         "name": escape(str(config["name"])),
         "what": escape(_what(config, summary, log)),
-        "cards": "".join(_card(*card) for card in _cards(config, summary, log)),
-        "curves": "".join(_diagram(title, *shown, log) for title, shown in _DIAGRAMS.items()) or "No step is logged.",
-        "samples": _samples(out / "samples"),
+        "cards": "".join(card(*one) for one in _cards(config, summary, log)),
+        "curves": "".join(diagram(title, *shown, log) for title, shown in _DIAGRAMS.items()) or "No step is logged.",
+        "samples": samples(out / "samples"),
         "bad": _bad(summary),
         "settings_title": f"{len(config)} settings, as in config.json",
         "settings": escape(json.dumps(config, indent=1)),
@@ -117,16 +124,16 @@ def _cards(
     if "seconds" in summary:
         yield duration(summary["seconds"]), "of the last start of the run"
     if log:
-        yield _figure(_tail_mean(log, "loss")), f"loss, mean of the last {min(len(log), 10)} logged steps"
+        yield figure(tail_mean(log, "loss")), f"loss, mean of the last {min(len(log), 10)} logged steps"
     if "validation/loss" in _names(log):
-        yield _figure(_last(log, "validation/loss")), "held-out loss, last"
+        yield figure(_last(log, "validation/loss")), "held-out loss, last"
     for name, words in (("speed/tokens", "tokens a second"), ("speed/images", "pictures a second")):
         if last.get(name):
-            yield f"{_tail_mean(log, name):,.0f}", words
+            yield f"{tail_mean(log, name):,.0f}", words
     if "speed/mfu" in last:
-        yield f"{_tail_mean(log, 'speed/mfu'):.1%}", "MFU"
+        yield f"{tail_mean(log, 'speed/mfu'):.1%}", "MFU"
     if "speed/data_wait" in last:
-        yield f"{_tail_mean(log, 'speed/data_wait'):.1%}", "of the time waiting for data"
+        yield f"{tail_mean(log, 'speed/data_wait'):.1%}", "of the time waiting for data"
     if "speed/memory_gib" in last:
         yield f"{last['speed/memory_gib']:.2f} GiB", "memory, the most"
     if summary.get("skipped"):
@@ -134,7 +141,8 @@ def _cards(
     yield f"{sum(summary.get('bad', {}).values()):,}", "samples that could not be used"
 
 
-def _card(value: str, words: str) -> str:
+def card(value: str, words: str) -> str:
+    """One figure in large type and what it is."""
     return f'<div class="card"><b>{escape(value)}</b><span>{escape(words)}</span></div>'
 
 
@@ -145,7 +153,7 @@ def _names(log: Iterable[Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for line in log for name in line))
 
 
-def _diagram(title: str, words: str, beginnings: tuple[str, ...], log: Sequence[Mapping[str, float]]) -> str:
+def diagram(title: str, words: str, beginnings: tuple[str, ...], log: Sequence[Mapping[str, float]]) -> str:
     """One diagram as inline SVG, or nothing where the log has no such values."""
     curves = {}
     for name in _names(log):
@@ -182,7 +190,7 @@ def _diagram(title: str, words: str, beginnings: tuple[str, ...], log: Sequence[
             legend.append(f'<span style="color:{colour}">{escape(_short(name, beginnings))}</span>')
     grid = "".join(
         f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_figure(low + (high - low) * share)}</text>'
+        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{figure(low + (high - low) * share)}</text>'
         for share in (0.0, 0.5, 1.0)
         for y in [_TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - share)]
     )
@@ -231,7 +239,8 @@ def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
     return means
 
 
-def _tail_mean(log: Sequence[Mapping[str, float]], name: str, lines: int = 10) -> float:
+def tail_mean(log: Sequence[Mapping[str, float]], name: str, lines: int = 10) -> float:
+    """Mean over the last lines that have the value; one step alone is noisy."""
     tail = [line[name] for line in log[-lines:] if name in line]
     return sum(tail) / len(tail) if tail else math.nan
 
@@ -240,7 +249,8 @@ def _last(log: Sequence[Mapping[str, float]], name: str) -> float:
     return next(line[name] for line in reversed(log) if name in line)
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """`12,345`, `0.0123`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -255,15 +265,16 @@ def duration(seconds: float) -> str:
 # Samples and bad records
 
 
-def _samples(folder: Path) -> str:
+def samples(folder: Path, *, heading: str = "h2", each: int = _MOST_SAMPLES) -> str:
+    """The pictures and texts of the last steps that made some, `each` of every step; nothing where none did."""
     steps = sorted(path for path in folder.glob("step-*") if path.is_dir())[-_MOST_STEPS:]
     if not steps:
         return ""
     sections = []
     for step in reversed(steps):
-        figures = "".join(_sample(name, files) for name, files in list(_grouped(step).items())[:_MOST_SAMPLES])
+        figures = "".join(_sample(name, files) for name, files in list(_grouped(step).items())[:each])
         sections.append(f'<p>After step {int(step.name[5:]):,}</p><div class="samples">{figures}</div>')
-    return f"<h2>Samples</h2>{''.join(sections)}"
+    return f"<{heading}>Samples</{heading}>{''.join(sections)}"
 
 
 def _grouped(step: Path) -> dict[str, list[Path]]:

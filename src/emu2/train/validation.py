@@ -60,29 +60,48 @@ class Validation:
             seed=config.seed,
             batch_sizes={kind: size for kind, size in data.batch_sizes.items() if kind in renamed},
         )
-        self._addresses = [mixture.next_step(1, data.batch_size)[0] for _ in range(config.validate_batches)]
+        self._mixed = [mixture.next_step(1, data.batch_size)[0] for _ in range(config.validate_batches)]
+        self._kinds: dict[str, list[tuple[str, int]]] = {}
+        if len(mixture.kinds) > 1:
+            for kind in mixture.kinds:
+                rows, size = data.batch_sizes.get(kind, data.batch_size), renamed[kind].size
+                self._kinds[kind] = [(kind, index % size if size else index) for index in range(rows)]
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Mean of each loss term over all targets of the held-out batches, and their weighted sum."""
+        """Mean of each loss term over all targets of the held-out batches, and their weighted sum.
+
+        Of several kinds of records each is measured by itself too, on one batch: `kinds/NAME`.
+        """
+        names = self._objective.weights
+        means = self._means(enumerate(self._mixed))
+        values = {"validation/loss": sum(names[name] * mean for name, mean in means.items())}
+        if len(names) > 1:
+            values |= {f"validation/{name}": mean for name, mean in means.items()}
+        for kind, addresses in self._kinds.items():
+            own = self._means([(kind, addresses)])
+            if own:
+                values[f"kinds/{kind}"] = sum(names[name] * mean for name, mean in own.items())
+        return values
+
+    def _means(self, batches: Iterable[tuple[int | str, list[tuple[str, int]]]]) -> dict[str, float]:
+        """Mean of each loss term over all targets of some batches, each with its place in the run."""
         names = self._objective.weights
         sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-        for batch in self._batches():
+        for batch in self._batches(batches):
             terms = self._objective.terms(batch.to(self._objective.device))
             for name in names:
                 number = batch.counts.get(name, 0)
                 counts[name] += number
                 sums[name] += terms[name].item() * number if number else 0.0
         total = summed(self._world.gather({**{f"sum/{k}": v for k, v in sums.items()}, **counts}))
-        means = {name: total[f"sum/{name}"] / total[name] for name in names if total[name]}
-        values = {"validation/loss": sum(names[name] * mean for name, mean in means.items())}
-        return values | ({f"validation/{name}": mean for name, mean in means.items()} if len(names) > 1 else {})
+        return {name: total[f"sum/{name}"] / total[name] for name in names if total[name]}
 
-    def _batches(self) -> Iterator[Batch]:
-        for number, addresses in enumerate(self._addresses):
+    def _batches(self, wanted: Iterable[tuple[int | str, list[tuple[str, int]]]]) -> Iterator[Batch]:
+        for place, addresses in wanted:
             share = len(addresses) // self._world.data_size
             first = self._world.data_rank * share
-            read = self._loader.read(addresses[first : first + share], ("validation", number), first)
+            read = self._loader.read(addresses[first : first + share], ("validation", place), first)
             batch = self._objective.batches([read])[0]
             # Ranks compute in step: where one has nothing to measure, all leave it out.
             if not self._world.any(batch is None)[0] and batch is not None:
@@ -90,7 +109,7 @@ class Validation:
 
     def first(self) -> Batch | None:
         """The records to make samples from: alike on every rank."""
-        return first_batch(self._objective, self._loader, self._addresses[0])
+        return first_batch(self._objective, self._loader, self._mixed[0])
 
 
 def first_batch(objective: Objective, loader: Loader, addresses: list[tuple[str, int]]) -> Batch | None:

@@ -16,6 +16,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
+    from emu2.model.variants import Variant
     from emu2.processing.processor import Emu2Processor
     from emu2.train.text_tower import TextTower
 
@@ -141,7 +142,7 @@ class Whole:
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32, *, in_pieces: bool = False) -> Whole:
-        """A whole from `save`, or from a plain folder of one model and its processor.
+        """A whole from `save`, from a plain folder of one model and its processor, or of several variants.
 
         Args:
             in_pieces: leave the model's weights unread where they can be, for `World.place` to read.
@@ -149,13 +150,15 @@ class Whole:
         Raises:
             ValueError: the folder holds no Emu2.
         """
-        from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel
-
         from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
+        from emu2.model.variants import find_variant
         from emu2.processing.processor import Emu2Processor
         from emu2.train.unread import unread_model
 
         folder = Path(folder)
+        variant = find_variant(folder)
+        if variant is not None:
+            return cls._of_variant(variant, dtype)
         nested = (folder / _ENCODER).is_dir()
         encoder, processor = (folder / _ENCODER, folder / _PROCESSOR) if nested else (folder, folder)
         if not (encoder / "config.json").is_file():
@@ -163,24 +166,38 @@ class Whole:
                 f"{folder} is no folder of an Emu2: it has neither {_ENCODER}/config.json nor config.json. Give the "
                 "'model' folder of a finished run, or a converted checkpoint."
             )
-        classes: dict[str, Any] = {
-            "vae": AutoencoderKL,
-            "unet": UNet2DConditionModel,
-            "scheduler": EulerDiscreteScheduler,
-            f"{_VIDEO}/vae": AutoencoderKL,
-            f"{_VIDEO}/unet": UNet3DConditionModel,
-            f"{_VIDEO}/scheduler": EulerDiscreteScheduler,
-        }
-        found: dict[str, Any] = {
-            name.replace("/", "_"): cls_.from_pretrained(folder / name)
-            for name, cls_ in classes.items()
-            if (folder / name).is_dir()
-        }
         unread = unread_model(encoder, dtype) if in_pieces else None
         whole = cls(
             model=unread or Emu2ForConditionalGeneration.from_pretrained(encoder, dtype=dtype),
             processor=Emu2Processor.from_pretrained(processor),
             unread=encoder if unread is not None else None,
-            **found,
+            **_decoders(folder),
         )
         return whole.to("cpu", dtype)
+
+    @classmethod
+    def _of_variant(cls, variant: Variant, dtype: torch.dtype) -> Whole:
+        from emu2.processing.processor import Emu2Processor
+
+        model, processor = variant.load(dtype=dtype), Emu2Processor.from_pretrained(variant.processor)
+        processor.num_query, processor.num_video_query = model.config.num_query, model.config.num_video_query
+        return cls(model, processor, **(_decoders(variant.root) if variant.draws else {})).to("cpu", dtype)
+
+
+def _decoders(folder: Path) -> dict[str, Any]:
+    """The parts of decoders that a folder holds, by their names in `Whole`."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel
+
+    classes: dict[str, Any] = {
+        "vae": AutoencoderKL,
+        "unet": UNet2DConditionModel,
+        "scheduler": EulerDiscreteScheduler,
+        f"{_VIDEO}/vae": AutoencoderKL,
+        f"{_VIDEO}/unet": UNet3DConditionModel,
+        f"{_VIDEO}/scheduler": EulerDiscreteScheduler,
+    }
+    return {
+        name.replace("/", "_"): cls.from_pretrained(folder / name)
+        for name, cls in classes.items()
+        if (folder / name).is_dir()
+    }

@@ -1,0 +1,129 @@
+"""The finished stages of a pipeline as one folder of three variants: base, chat, gen (`emu2.model.variants`).
+
+    python -m emu2.recipes.assemble runs/nano [FOLDER]
+
+Matrices and kernels are stored in bfloat16. Vectors (biases, norms) stay in float32: they are a hundredth of the bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from emu2.model.variants import MANIFEST, PROCESSOR, TOWER, VISION, WEIGHTS
+from emu2.train.whole import Whole
+
+#: Variant -> the stage that made it, and whether the decoders draw what it writes. Chat reads more embeddings of a
+#: picture than the decoders know, and learned to answer; as in the paper it draws nothing.
+VARIANTS: dict[str, tuple[str, bool]] = {"base": ("unified", True), "chat": ("chat", False), "gen": ("gen", True)}
+
+
+def assemble(runs: str | Path, folder: str | Path) -> Path:
+    """Write the three variants.
+
+    Args:
+        runs: folder of a pipeline whose stages are complete.
+        folder: is replaced, once the new one is whole.
+
+    Raises:
+        ValueError: a stage is missing; or the variants do not share what they are to share (a vision tower, a VAE, a
+            tokeniser), because the stages belong to different pipelines.
+    """
+    runs, folder = Path(runs), Path(folder)
+    wholes = {name: _load(runs, stage) for name, (stage, _) in VARIANTS.items()}
+    return write_variants(wholes, _load(runs, "decoder"), _load(runs, "video_decoder"), folder)
+
+
+def write_variants(wholes: Mapping[str, Whole], drawing: Whole, filming: Whole, folder: Path) -> Path:
+    """Write wholes as variants, with the image decoder of `drawing` and the video decoder of `filming`."""
+    first = next(iter(wholes.values()))
+    for name, whole in {**wholes, "the image decoder's": drawing, "the video decoder's": filming}.items():
+        _require_same(first.model.model.visual, whole.model.model.visual, f"vision tower of {name}")
+    _require_same(drawing.vae, filming.frame_vae, "VAE of the video decoder")
+    words = first.processor.tokenizer.get_vocab()
+    for name, whole in wholes.items():
+        if whole.processor.tokenizer.get_vocab() != words:
+            raise ValueError(f"The tokeniser of {name} is not that of the other variants: they cannot share one.")
+    aside = folder.with_name(f"{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _save(_named(first.model.state_dict(), tower=True), aside / VISION)
+    for name, whole in wholes.items():
+        whole.model.config.save_pretrained(aside / name)
+        if whole.model.generation_config is not None:
+            whole.model.generation_config.save_pretrained(aside / name)
+        _save(_named(whole.model.state_dict(), tower=False), aside / name / WEIGHTS)
+    first.processor.save_pretrained(aside / PROCESSOR)
+    decoders = {"vae": drawing.vae, "unet": drawing.unet, "video/unet": filming.video_unet}
+    for place, module in decoders.items():
+        small(module).save_pretrained(aside / place)
+    drawing.scheduler.save_pretrained(aside / "scheduler")
+    filming.video_scheduler.save_pretrained(aside / "video" / "scheduler")
+    listed = {name: {"draws": VARIANTS[name][1]} for name in wholes}
+    (aside / MANIFEST).write_text(json.dumps({"variants": listed}, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    return folder
+
+
+def small(module: nn.Module) -> Any:
+    """A module with its matrices and kernels in bfloat16, in place."""
+    for parameter in module.parameters():
+        parameter.data = _small(parameter.data)
+    return module
+
+
+def _small(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.bfloat16) if tensor.ndim > 1 else tensor
+
+
+def _named(tensors: Mapping[str, Tensor], *, tower: bool) -> dict[str, Tensor]:
+    return {
+        name: _small(tensor).contiguous().clone() for name, tensor in tensors.items() if name.startswith(TOWER) == tower
+    }
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def _load(runs: Path, stage: str) -> Whole:
+    folder = runs / stage / "model"
+    if not folder.is_dir():
+        raise ValueError(f"The stage {stage!r} is not complete: there is no {folder}.")
+    return Whole.load(folder)
+
+
+def _require_same(one: nn.Module, other: nn.Module, what: str) -> None:
+    ours, theirs = one.state_dict(), other.state_dict()
+    if ours.keys() != theirs.keys() or any(not torch.equal(ours[name], theirs[name]) for name in ours):
+        raise ValueError(
+            f"The {what} is another than the others': these stages do not belong to one pipeline. Train the ones that "
+            "follow `caption` and `autoencoder` again from these."
+        )
+
+
+def folder_bytes(folder: str | Path) -> int:
+    """Of all files below a folder."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m emu2.recipes.assemble", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path, help="folder of a pipeline")
+    parser.add_argument("folder", type=Path, nargs="?", help="where to write; RUNS/model if left out")
+    given = parser.parse_args()
+    folder = assemble(given.runs, given.folder or given.runs / "model")
+    print(f"{folder}: {folder_bytes(folder) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

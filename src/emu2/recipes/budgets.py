@@ -1,0 +1,144 @@
+"""What a whole pipeline of stages may cost: the same model sizes on a GPU or on two CPU cores.
+
+The recipes' own numbers are the budget "gpu". The budget "cpu" takes fewer steps and smaller batches, shows fewer
+things where words must be learned for each, and reads frozen features from a cache where pictures come round again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from emu2 import recipes
+from emu2.train.config import RunConfig, with_overrides
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How a pipeline is carried out.
+
+    lanes: stages that run side by side, where neither starts from the other.
+    shared: settings of every stage, as `--set` takes them.
+    stages: size -> stage -> settings of that stage.
+    """
+
+    lanes: int
+    shared: tuple[str, ...] = ()
+    stages: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+
+
+#: Things that CPU runs name: those of the everyday list that train (98 of its 120). There are 1341 in all, and a name
+#: takes some hundred sightings to learn; 35,000 captions are enough for the one and not for the other.
+_FEW = '"concepts": 120, "style": "simple"'
+
+#: Steps from seconds a step, measured in processor seconds of one thread on a busy machine with AVX-512 (a free one is
+#: faster): 10,400 s on the longer of two lanes, 2.9 hours. In brackets: seconds a step, and of the whole stage.
+#:
+#:   lane 1   vision (3.4, 1700) -> caption (2.6, 2700) -> unified (1.9, 4700) -> chat (1.7, 1360)
+#:   lane 2   autoencoder (0.77, 3100), language (0.55, 820) -> decoder (0.9, 2800) -> video_decoder (4.3, 1940) -> gen
+#:            (0.9, 1130)
+#:
+#: Frozen features are cached for the image decoder alone, 0.055 s a picture instead of 0.094: its pictures may come
+#: round, each time with other noise. An episode's may not, as its made-up words would be learned by heart instead of
+#: read from the prompt, and the tower's share of a step is too small to be worth more (35 pictures: 0.5 of 1.4 s).
+_NANO_CPU: dict[str, Sequence[str]] = {
+    # All 1341 things: what tells one drawing from another must also hold for things that are never named.
+    "vision": ("steps=500", "data.batch_size=64", "optim.warmup_steps=50"),
+    "autoencoder": ("steps=4000", "data.batch_size=8", "optim.warmup_steps=100"),
+    "language": ("steps=1500", "data.batch_size=16", "optim.warmup_steps=100"),
+    "caption": (
+        "steps=1050",
+        "data.batch_size=32",
+        'data.kinds={"pair": 0.92, "video_pair": 0.08}',
+        'data.batch_sizes={"video_pair": 8}',
+        f'data.worlds={{"pair": {{{_FEW}}}, "video_pair": {{{_FEW}}}}}',
+        "optim.warmup_steps=60",
+    ),
+    "unified": (
+        "steps=2500",
+        "data.batch_size=12",
+        # What tells in a small run: naming (any two things, told apart by eye) and drawing from words. Episodes of ten
+        # pictures (drawing in context) and long stories cost most and teach least here.
+        'data.kinds={"pair": 0.12, "grounded_pair": 0.03, "text_to_image": 0.21, "video_pair": 0.01, "text": 0.02, '
+        '"naming": 0.33, "rule": 0.10, "tuple": 0.05, "counting": 0.06, "visual_prompt": 0.04, "drawing": 0.03}',
+        'data.batch_sizes={"pair": 32, "grounded_pair": 32, "text_to_image": 32, "text": 32, "video_pair": 8}',
+        # Without demonstrations an episode teaches nothing but its form; with eight it teaches seven times.
+        'data.world={"style": "full", "shots": [2, 4, 8]}',
+        f'data.worlds={{"pair": {{{_FEW}}}, "grounded_pair": {{{_FEW}}}, "text_to_image": {{{_FEW}}}, '
+        f'"video_pair": {{{_FEW}}}, "counting": {{{_FEW}}}, "naming": {{"ways": [2, 2, 4]}}}}',
+        "optim.warmup_steps=100",
+    ),
+    "decoder": ("steps=2800", "data.batch_size=16", "data.pool=6000", "optim.warmup_steps=100", "ema_decay=0.995"),
+    "video_decoder": (
+        "steps=450",
+        "data.batch_size=4",
+        f'data.worlds={{"video_pair": {{{_FEW}}}}}',
+        "optim.warmup_steps=40",
+        "ema_decay=0.99",
+    ),
+    "chat": ("steps=800", "data.batch_size=16", f'data.worlds={{"chat": {{{_FEW}}}}}', "optim.warmup_steps=40"),
+    "gen": (
+        "steps=1250",
+        "data.batch_size=16",
+        f'data.worlds={{"text_to_image": {{{_FEW}}}, "grounded_generation": {{{_FEW}}}, "composition": {{{_FEW}}}, '
+        f'"edit": {{{_FEW}}}}}',
+        "optim.warmup_steps=40",
+    ),
+}
+
+BUDGETS: dict[str, Budget] = {
+    # Small models leave a GPU waiting for its next order, and wait for records themselves: two at a time, and readers
+    # for sixteen cores.
+    "gpu": Budget(lanes=2, shared=("device=cuda", "autocast=bfloat16", "data.workers=6")),
+    # Two programs use two cores better than two threads do, and read for themselves.
+    "cpu": Budget(lanes=2, shared=("data.workers=0",), stages={"nano": _NANO_CPU}),
+}
+
+#: Lines of a stage's log, samples and measurements on held-out records, and checkpoints before the last one.
+_LINES, _LOOKS, _SAVES = 200, 6, 10
+
+
+def stages(size: str, budget: str, *, seed: int = 0, settings: Sequence[str] = ()) -> dict[str, RunConfig]:
+    """The stages of a size that starts from nothing, in order, as a budget carries them out.
+
+    Args:
+        settings: further ones, `key=value` for all stages or `STAGE.key=value` for one.
+
+    Raises:
+        ValueError: unknown size or budget; a size that does not start from nothing; a setting that is wrong.
+    """
+    from emu2 import presets
+
+    if size not in presets.FROM_NOTHING:
+        raise ValueError(f"All stages run at the sizes {' and '.join(presets.FROM_NOTHING)}; got {size!r}.")
+    if budget not in BUDGETS:
+        raise ValueError(f"There is no budget {budget!r}; there are {', '.join(BUDGETS)}.")
+    chosen = BUDGETS[budget]
+    names = recipes.names(size)
+    made = {}
+    for name in names:
+        own = chosen.stages.get(size, {}).get(name, ())
+        config = with_overrides(recipes.recipe(name, size), [*chosen.shared, *own, f"seed={seed}"])
+        given = [setting for setting in settings if setting.partition(".")[0] not in names]
+        given += [setting.removeprefix(f"{name}.") for setting in settings if setting.startswith(f"{name}.")]
+        made[name] = _paced(with_overrides(config, [*_warmup(config, given), *given]), given)
+    return made
+
+
+def _warmup(config: RunConfig, given: Sequence[str]) -> list[str]:
+    """A stage made shorter warms up for a tenth of its steps at most."""
+    steps = [setting.partition("=")[2] for setting in given if setting.startswith("steps=")]
+    if not steps or not steps[-1].isdigit():
+        return []
+    return [f"optim.warmup_steps={min(config.optim.warmup_steps, int(steps[-1]) // 10)}"]
+
+
+def _paced(config: RunConfig, given: Sequence[str]) -> RunConfig:
+    """How often a stage logs, shows and saves, by its length; what was given stays."""
+    named = {setting.partition("=")[0] for setting in given}
+    times = {"log_every": _LINES, "validate_every": _LOOKS, "save_every": _SAVES}
+    every: dict[str, Any] = {
+        name: max(1, config.steps // number) for name, number in times.items() if name not in named
+    }
+    return replace(config, **every)

@@ -1,0 +1,134 @@
+"""Several variants of a small model in one folder: stored once, loaded by folder and by name, described, refused."""
+
+import json
+
+import pytest
+import torch
+from helpers_train import pair, tiny_whole
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+import emu2
+from emu2.cli import app
+from emu2.inference import names
+from emu2.model.variants import find_variant
+from emu2.recipes.assemble import assemble, folder_bytes, write_variants
+from emu2.recipes.checks import size_of
+from emu2.recipes.fresh import add_video_decoder, fresh_whole
+from emu2.train.whole import Whole
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    wholes = {name: tiny_whole() for name in ("base", "chat", "gen")}
+    with torch.no_grad():
+        wholes["chat"].model.lm_head.weight.mul_(2.0)
+        wholes["gen"].model.model.project_down.weight.mul_(3.0)
+    wholes["chat"].model.config.num_query = 16
+    return write_variants(wholes, tiny_whole(), tiny_whole(), tmp_path_factory.mktemp("variants") / "tiny")
+
+
+def test_what_they_share_is_stored_once(folder):
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.safetensors")}
+    assert set(files) == {
+        *("vision.safetensors", "base/model.safetensors", "chat/model.safetensors", "gen/model.safetensors"),
+        *(f"{part}/diffusion_pytorch_model.safetensors" for part in ("vae", "unet", "video/unet")),
+    }
+    kept = {}
+    for file in files.values():
+        with safe_open(file, framework="pt") as opened:
+            kept |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    assert {tensor.dtype for tensor in kept.values() if tensor.ndim > 1} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in kept.values() if tensor.ndim == 1} == {torch.float32}
+    with safe_open(files["chat/model.safetensors"], framework="pt") as opened:
+        assert not [name for name in opened.keys() if "visual" in name]  # noqa: SIM118
+
+
+def test_each_is_itself(folder):
+    base, chat, gen = (emu2.load(folder / name, device="cpu") for name in ("base", "chat", "gen"))
+    assert emu2.load(folder, device="cpu").name == base.name
+    ours = tiny_whole().model
+    assert torch.equal(base.model.lm_head.weight, ours.lm_head.weight.bfloat16().float())
+    assert torch.equal(chat.model.lm_head.weight, (ours.lm_head.weight * 2).bfloat16().float())
+    assert torch.equal(gen.model.model.project_down.weight, (ours.model.project_down.weight * 3).bfloat16().float())
+    assert torch.equal(chat.model.model.visual.pos_embed, base.model.model.visual.pos_embed)
+    assert (base.processor.num_query, chat.processor.num_query, chat.processor.num_video_query) == (4, 16, 4)
+    assert isinstance(chat.chat([pair(0).segments[0], "left?"], max_new_tokens=3), str)
+    assert base.draw("red left", steps=2, seed=0).size == (16, 16)
+    assert len(gen.film("red left", steps=2, seed=0, num_frames=2)) == 2
+    with pytest.raises(ValueError, match="has no image decoder"):
+        chat.draw("red left")
+
+
+def test_training_goes_on_from_one(folder):
+    whole = Whole.load(folder / "gen")
+    assert whole.complete
+    assert whole.films
+    assert {parameter.dtype for module in whole.modules() for parameter in module.parameters()} == {torch.float32}
+    assert not Whole.load(folder / "chat").complete
+    assert size_of(folder) == size_of(folder / "chat") == "debug"
+
+
+def test_names_of_what_ships(folder, monkeypatch):
+    monkeypatch.setattr(names, "SHIPPED_FOLDER", folder)
+    assert emu2.load("nano", device="cpu").name == str(folder / "base")
+    assert emu2.load("nano-chat", device="cpu").processor.num_query == 16
+    assert emu2.load("nano-gen", device="cpu").image_pipeline is not None
+    for name in ("nanno", "nano-caht"):
+        with pytest.raises(ValueError, match=f"no model '{name}'.*Did you mean 'nano"):
+            emu2.load(name)
+    drawn = runner.invoke(app, ["draw", "--model", "nano-chat", "red left"])
+    assert drawn.exit_code == 2
+    assert "nano-chat has no image decoder" in " ".join(drawn.output.split())
+    (folder / "card.json").write_text(
+        json.dumps(
+            {
+                "budget": "cpu",
+                "stages": {"vision": {"steps": 5, "batch_size": 4, "seconds": 90.0, "machines": ["a chip, 1 thread"]}},
+                "figures": [{"group": "captions", "name": "names", "value": 0.875, "target": 0.9}],
+            }
+        )
+    )
+    told = runner.invoke(app, ["info", "nano"])
+    assert told.exit_code == 0, told.output
+    for words in ("several variants", "vision tower", "chat: bridge", "video U-Net", "budget cpu", "a chip", "0.875"):
+        assert words in told.output
+    assert json.loads(runner.invoke(app, ["info", "nano-gen", "--json"]).stdout)["card"]["budget"] == "cpu"
+
+
+@pytest.mark.parametrize("name", ["nano", "nano-chat", "nano-gen"])
+def test_names_of_what_does_not_ship(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(names, "SHIPPED_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=f"'{name}' does not ship with this version of emu2. Give a model's folder"):
+        emu2.load(name)
+    told = runner.invoke(app, ["info", name])
+    assert told.exit_code != 0
+    assert "does not ship" in told.output
+
+
+def test_parts_of_different_runs_are_not_put_together(tmp_path):
+    wholes = {name: tiny_whole() for name in ("base", "chat", "gen")}
+    with pytest.raises(ValueError, match="vision tower of the image decoder's is another than the others'"):
+        write_variants(wholes, tiny_whole(seed=1), tiny_whole(), tmp_path / "model")
+    with pytest.raises(ValueError, match="The stage 'unified' is not complete"):
+        assemble(tmp_path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_damaged_list_is_named(tmp_path):
+    (tmp_path / "variants.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"variants.json is damaged: expected the variants of a model"):
+        find_variant(tmp_path)
+    assert find_variant(tmp_path / "none" / "base") is None
+
+
+def test_all_of_nano_fits_64_megabytes(tmp_path):
+    """From freshly made weights, with the vocabulary that nano's own tokeniser has."""
+    whole = fresh_whole("nano", tiny_whole().processor.tokenizer)
+    whole.model.resize_token_embeddings(1536 + 274)
+    add_video_decoder(whole)
+    made = write_variants(dict.fromkeys(("base", "chat", "gen"), whole), whole, whole, tmp_path / "nano")
+    trained_tokeniser = 200_000  # the tiny one that is here is smaller
+    assert folder_bytes(made) + trained_tokeniser < 64e6
