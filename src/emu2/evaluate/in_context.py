@@ -76,7 +76,7 @@ def _naming_specs(exam: Exam) -> list[Spec]:
                 specs.append(Spec(name, claim, goal="at chance"))
             else:
                 specs.append(Spec(name, claim, _NAMING_TARGET if (ways, shots) == (2, 8) else None))
-        specs.append(Spec(f"{ways}-way, least gain of a step", claim, 0.0, unit="gain", beside="gain in all"))
+        specs.append(Spec(f"{ways}-way, least gain of a step", claim, 0.0, "gain", "more than", beside="gain in all"))
     return specs
 
 

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 #: How a row is measured. A "gain" is a difference of two shares, a "lead" one of two likenesses.
 UNITS = ("share", "gain", "likeness", "lead", "dB")
-#: When a row's target is reached: its value is as large; its whole interval lies above; chance lies in its interval.
-GOALS = ("at least", "above", "at chance")
+#: When a row's target is reached: its value is as large; it is larger; its whole interval lies above the target; chance
+#: lies in its interval.
+GOALS = ("at least", "more than", "above", "at chance")
 
 
 class UnableError(Exception):
@@ -84,7 +85,9 @@ class Row:
             return None if self.measured.beside is None else figure.low <= self.measured.beside <= figure.high
         if target is None:
             return None
-        return figure.low > target if self.spec.goal == "above" else figure.value >= target
+        if self.spec.goal == "at least":
+            return figure.value >= target
+        return (figure.low if self.spec.goal == "above" else figure.value) > target
 
     def to_dict(self) -> dict[str, Any]:
         """The row without its samples, JSON-able."""

@@ -43,7 +43,8 @@ def target(spec: Spec) -> str:
         return "chance"
     if spec.target is None:
         return ""
-    return f"> {number(spec.target, spec.unit)}" if spec.goal == "above" else f"≥ {number(spec.target, spec.unit)}"
+    sign = "≥" if spec.goal == "at least" else ">"
+    return f"{sign} {number(spec.target, spec.unit)}"
 
 
 def interval(row: Row) -> str:
