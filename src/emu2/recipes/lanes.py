@@ -54,7 +54,7 @@ class Lanes(AbstractContextManager["Lanes"]):
 
     def begin(self, name: str, run: Path, task: str, config: RunConfig, starts: dict[str, str]) -> None:
         """Carry out `emu2.recipes.stage`.`task` for a stage in a process of its own."""
-        threads = max(1, (os.cpu_count() or 1) // self.number)
+        threads = _threads(self.number)
         process = self._context.Process(target=_enter, args=(task, config, str(run), starts, threads), name=name)
         process.start()
         log = read_log(run / "log.jsonl")
@@ -95,6 +95,12 @@ class Lanes(AbstractContextManager["Lanes"]):
         self.stop()
         while self.running:
             self.wait(1.0)
+
+
+def _threads(lanes: int) -> int:
+    """Of each process: what OMP_NUM_THREADS says, else its share of the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else max(1, (os.cpu_count() or 1) // lanes)
 
 
 def host(config: RunConfig, threads: int) -> dict[str, Any]:
