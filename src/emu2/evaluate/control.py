@@ -29,7 +29,7 @@ _SPECKS = 0.01
 
 
 def _subject_specs(exam: Exam) -> list[Spec]:
-    claim = "objects given as pictures are drawn anew, in boxes if there are any (table 5, figure 5)"
+    claim = "objects given as pictures are drawn anew, in boxes if there are any (table 5)"
     specs = []
     for boxes in ("with boxes", "without boxes"):
         specs += [
@@ -135,7 +135,7 @@ def boxes_of_things(foreground: np.ndarray, wanted: Sequence[Sequence[float]]) -
 
 
 def _edit_specs(exam: Exam) -> list[Spec]:
-    claim = "a picture is changed as told, and nothing else of it (figures 5 and 13)"
+    claim = "a picture is changed as told, and nothing else of it (qualitative figures)"
     return [
         Spec("asked change made", claim, 0.7, beside="picture as it was"),
         Spec("rest unchanged, masked PSNR", claim, 18.0, "dB", beside="another picture"),
@@ -197,7 +197,7 @@ def edit_made(picture: Image.Image, record: Record, exam: Exam) -> bool:
 
 
 def _style_specs(exam: Exam) -> list[Spec]:
-    claim = "what demonstrations have in common is carried over to the next drawing (figures 1 and 6)"
+    claim = "what demonstrations have in common is carried over to the next drawing (qualitative figures)"
     specs = [Spec(f"style, {shots_words(shots)}", claim) for shots in exam.config.drawing_shots]
     return [*specs, Spec("style, gain of the demonstrations", claim, 0.0, "gain", "above", beside="first")]
 

@@ -25,7 +25,7 @@ _SOMETHING = 0.004
 
 
 def _specs(exam: Exam) -> list[Spec]:
-    claim = "a text becomes a clip (section 3.3, figure 7)"
+    claim = "a text becomes a clip (qualitative figures)"
     return [
         Spec("moves the way the text says", claim, _TARGET),
         Spec("identity kept", claim, _TARGET),

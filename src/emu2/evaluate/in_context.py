@@ -67,7 +67,7 @@ def _by_shots(
 
 
 def _naming_specs(exam: Exam) -> list[Spec]:
-    claim = "names given in the prompt are learned from it, and more demonstrations help (table 1, figure 1)"
+    claim = "names given in the prompt are learned from it, and more demonstrations help (table 1, and figure 1)"
     specs = []
     for ways in _WAYS:
         for shots in exam.config.shots:
@@ -109,7 +109,7 @@ def _differences(before: Sequence[bool], after: Sequence[bool]) -> list[float]:
 
 
 def _family_specs(exam: Exam) -> list[Spec]:
-    claim = "demonstrations alone say what is asked for and in what form (figure 1; table 1)"
+    claim = "demonstrations alone say what is asked for and in what form (figure 1, and table 1)"
     specs = []
     for family in _FAMILIES.values():
         for split in _SPLITS:

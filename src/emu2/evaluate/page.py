@@ -58,7 +58,7 @@ svg { display:block } .axis { stroke:var(--line); stroke-width:6; stroke-linecap
 details { margin:10px 0 } summary { cursor:pointer; color:var(--soft); font-size:14px }
 .seq { display:flex; flex-wrap:wrap; gap:6px; align-items:center; max-width:620px }
 .seq span, td > span { font-size:13.5px; overflow-wrap:break-word }
-img { image-rendering:pixelated; border-radius:5px; display:block }
+img { image-rendering:pixelated; border-radius:5px; display:block; outline:1px solid var(--line) }
 .box { border:1px dashed var(--soft); border-radius:6px; padding:3px 6px; font-size:12px; color:var(--soft) }
 </style></head><body><main>
 <h1>The paper in miniature</h1>
