@@ -41,9 +41,13 @@ def checkpoint_activations(whole: Whole) -> None:
     """
     modules: list[Any] = whole.modules()
     for module in modules:
-        switch = getattr(module, "gradient_checkpointing_enable", None)
+        # transformers calls it by the second name up to 5.22
+        switch = getattr(module, "activation_checkpointing_enable", None)
+        older = getattr(module, "gradient_checkpointing_enable", None)
         if switch is not None:
-            switch(gradient_checkpointing_kwargs={"use_reentrant": False})
+            switch(activation_checkpointing_kwargs={"use_reentrant": False})
+        elif older is not None:
+            older(gradient_checkpointing_kwargs={"use_reentrant": False})
         elif getattr(module, "_supports_gradient_checkpointing", False):
             module.enable_gradient_checkpointing()
     for block in transformer_blocks(whole).get("video_unet", []):
