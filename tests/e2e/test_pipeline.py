@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -19,7 +20,7 @@ from emu2.processing.tokenizer import train_tokenizer
 from emu2.recipes import budgets
 from emu2.recipes.fresh import fresh_whole
 from emu2.recipes.pipeline import ORDER, START, STARTS, Pipeline
-from emu2.recipes.start import world_sources
+from emu2.recipes.start import open_sources, world_sources
 from emu2.train.config import to_dict
 from emu2.train.metrics import read_log
 
@@ -53,6 +54,14 @@ def test_budgets_change_lengths_and_never_sizes(budget):
         assert config.steps <= ours.steps
         assert (config.device == "cuda") == (budget == "gpu")
         assert config.data.image_size == ours.data.image_size
+
+
+@pytest.mark.parametrize("budget", budgets.BUDGETS)
+def test_every_stage_finds_its_records(budget):
+    for config in budgets.stages("nano", budget).values():
+        assert config.data.split == "train"
+        for name, source in open_sources(replace(config.data, image_size=16, pool=None)).items():
+            assert source[0].kind == name
 
 
 def test_settings_of_one_stage_and_of_all():
@@ -110,7 +119,7 @@ def _kill(name: str, out, after: int) -> None:
 
 @pytest.mark.slow
 def test_nine_stages_killed_and_resumed(start):
-    pipeline = Pipeline(start, _settings(), about={"size": "debug", "budget": "cpu", "seed": 0})
+    pipeline = Pipeline(start, _settings(), about={"size": "debug", "budget": "cpu", "seed": 0, "settings": _SHORT})
     at_once = pipeline.run(minutes=1e-6, quiet=True)
     assert (at_once.stopped, at_once.finished) == ("minutes", [])
 
@@ -141,6 +150,7 @@ def test_nine_stages_killed_and_resumed(start):
         assert f'<h2 id="{name}">' in page
         assert f"| {name} |" in card
     assert "data:image/png;base64" in page
+    assert "--budget cpu --seed 0 --set steps=2 --set data.batch_size=2" in card
     assert "Nothing has been measured on these weights yet." in card
     assert json.loads((outcome.model / "card.json").read_text())["stages"]["unified"]["pieces"] == 2
     m = emu2.load(outcome.model / "gen", device="cpu")

@@ -61,7 +61,7 @@ def train_all(
             out,
             chosen,
             lanes=BUDGETS[budget].lanes,
-            about={"size": size, "budget": budget, "seed": seed},
+            about={"size": size, "budget": budget, "seed": seed, "settings": settings},
         )
         outcome = pipeline.run(minutes=minutes, console=console(stderr=True), quiet=json_output)
     if json_output:

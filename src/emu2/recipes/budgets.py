@@ -28,16 +28,17 @@ class Budget:
     stages: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
 
-#: Things that CPU runs name: those of the everyday list that train (98 of its 120). There are 1341 in all, and a name
-#: takes some hundred sightings to learn; 35,000 captions are enough for the one and not for the other.
+#: Things that CPU runs name: those of the everyday list that train, 98 of its 120, of 1341 in all. The 31,000 captions of
+#: such a run show each of the 98 some hundreds of times, and would show each of all some dozens.
 _FEW = '"concepts": 120, "style": "simple"'
 
-#: Steps from seconds a step, measured in processor seconds of one thread on a busy machine with AVX-512 (a free one is
-#: faster): 10,400 s on the longer of two lanes, 2.9 hours. In brackets: seconds a step, and of the whole stage.
+#: Steps from seconds a step: processor seconds of one thread on a busy AMD EPYC with AVX-512, over 3 to 6 steps (a free
+#: one is faster); `unified` from each kind's own. The longer of two lanes takes 10,500 s, 2.9 hours, without what is
+#: measured and shown on the way. In brackets: seconds a step, and of the whole stage.
 #:
-#:   lane 1   vision (3.4, 1700) -> caption (2.6, 2700) -> unified (1.9, 4700) -> chat (1.7, 1360)
-#:   lane 2   autoencoder (0.77, 3100), language (0.55, 820) -> decoder (0.9, 2800) -> video_decoder (4.3, 1940) -> gen
-#:            (0.9, 1130)
+#:   lane 1   vision (3.4, 1700) -> caption (2.6, 2700) -> unified (1.9, 4750) -> chat (1.7, 1360)
+#:   lane 2   autoencoder (0.77, 3100), language (0.55, 820) -> decoder (0.9, 2700) -> video_decoder (4.3, 1940) -> gen
+#:            (0.9, 1100)
 #:
 #: Frozen features are cached for the image decoder alone, 0.055 s a picture instead of 0.094: its pictures may come
 #: round, each time with other noise. An episode's may not, as its made-up words would be learned by heart instead of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,12 @@ def _head(pipeline: Pipeline, records: Sequence[StageRecord], model: Path) -> li
 
 def _recipe(pipeline: Pipeline, records: Sequence[StageRecord]) -> list[str]:
     size, budget = pipeline.about.get("size"), pipeline.about.get("budget")
+    changed = "".join(f" --set {shlex.quote(setting)}" for setting in pipeline.about.get("settings", ()))
     lines = [
         "## How it was made",
         "",
         "```console",
-        f"$ emu2 train {size} --all --budget {budget} --seed {pipeline.about.get('seed')} --out FOLDER",
+        f"$ emu2 train {size} --all --budget {budget} --seed {pipeline.about.get('seed')}{changed} --out FOLDER",
         "```",
         "",
         "| stage | starts from | learns | steps x records | loss at the end | held out | time | pieces |",

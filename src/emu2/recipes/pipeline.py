@@ -146,7 +146,9 @@ class Pipeline:
             if complete:
                 from emu2.recipes.assemble import assemble
                 from emu2.recipes.card import write_card
+                from emu2.recipes.start import quiet_libraries
 
+                quiet_libraries()
                 outcome.model = assemble(self.out, self.out / "model")
                 write_card(self)
             outcome.seconds = time.monotonic() - began
@@ -184,13 +186,12 @@ class Pipeline:
         mine = {**self.about, "stages": list(self.stages)}
         known = _read(file)
         for key, value in mine.items():
-            if known and known.get(key) != value:
+            if known and key != "settings" and known.get(key) != value:  # settings are looked at stage by stage
                 raise ValueError(
                     f"{self.out} was begun with {key}={known.get(key)!r}, and is to go on with {key}={value!r}. Go on "
                     "as it was begun, or choose another folder (--out)."
                 )
-        if not known:
-            _write(file, mine)
+        _write(file, mine)
 
     def _check(self, name: str) -> None:
         """A stage that has begun was begun with these settings, from the models that are here now.

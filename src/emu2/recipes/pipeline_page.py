@@ -29,7 +29,7 @@ def write_page(pipeline: Pipeline) -> Path:
     records = stage_records(pipeline)
     begun = [record for record in records if record.sessions]
     done = sum(record.finished for record in records)
-    about = ", ".join(f"{name} {value}" for name, value in pipeline.about.items())
+    about = ", ".join(f"{name} {value}" for name, value in pipeline.about.items() if name != "settings")
     cards = [
         (f"{done} of {len(records)}", "stages complete"),
         (duration(sum(record.seconds for record in begun)), "of work, all stages together"),
@@ -45,6 +45,7 @@ def write_page(pipeline: Pipeline) -> Path:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(name)}</title><style>{STYLE} nav a {{ margin-right:14px }} td, th {{ padding:6px 10px }} "
+        ".curves { grid-template-columns:repeat(auto-fill,minmax(330px,1fr)) } "
         "h3 { font-size:16px; margin:18px 0 8px } .table { overflow-x:auto }</style></head><body><main>"
         f"<h1>{escape(name)}: all stages</h1><p>{escape(about)}</p>"
         f'<div class="cards">{"".join(card(*one) for one in cards)}</div>'
