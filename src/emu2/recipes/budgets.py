@@ -28,8 +28,8 @@ class Budget:
     stages: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
 
-#: Things that CPU runs name: those of the everyday list that train, 98 of its 120, of 1341 in all. The 31,000 captions of
-#: such a run show each of the 98 some hundreds of times, and would show each of all some dozens.
+#: Things that CPU runs name: those of the everyday list that train, 98 of its 120; there are 1341 in all. The 31,000
+#: captions of such a run show each of the 98 some hundreds of times, and would show each of all some dozens.
 _FEW = '"concepts": 120, "style": "simple"'
 
 #: Steps from seconds a step: processor seconds of one thread on a busy AMD EPYC with AVX-512, over 3 to 6 steps (a free
