@@ -118,6 +118,9 @@ class DiffusionObjective(Objective):
     """What the decoders of pictures and of clips share: noise, what is to be predicted, and the null condition."""
 
     weights = {"diffusion": 1.0}
+    #: What the vision tower and the VAE make of a sample, remembered where the run draws from a pool.
+    embeddings: FeatureCache
+    moments: FeatureCache
 
     def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
         super().__init__(whole, config, device)
@@ -195,6 +198,18 @@ class DiffusionObjective(Objective):
         seen, drawn = self._makers(samples)
         return torch.stack([make() for make in seen]), torch.stack([make() for make in drawn])
 
+    def frozen(
+        self, samples: Sequence[Any], pixels: Pixels | None = None, *, remember: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """What the frozen parts make of the samples: embeddings float[B, N, D] of what the vision tower sees, and the
+        moments float[B, 2C, ..., h, w] of the latents, between them the frames of clips."""
+        keys = [sample.key for sample in samples]
+        seen, drawn = self._makers(samples) if pixels is None else rows_as_makers(pixels)
+        return (
+            self.embeddings(keys, seen, self.device, remember=remember),
+            self.moments(keys, drawn, self.device, remember=remember),
+        )
+
     @abstractmethod
     def _makers(self, samples: Sequence[Any]) -> PixelMakers:
         """Of each sample: what the vision tower reads and what the VAE reads, not yet made."""
@@ -251,17 +266,6 @@ class DecoderObjective(DiffusionObjective):
 
     def _makers(self, samples: Sequence[DecoderSample]) -> PixelMakers:
         return [partial(self._pixels, s.image) for s in samples], [partial(to_pixels, s.image) for s in samples]
-
-    def frozen(
-        self, samples: Sequence[DecoderSample], pixels: Pixels | None = None, *, remember: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings float[B, N, D] and the latents' moments float[B, 8, h, w] of the samples' pictures."""
-        keys = [sample.key for sample in samples]
-        seen, drawn = self._makers(samples) if pixels is None else rows_as_makers(pixels)
-        return (
-            self.embeddings(keys, seen, self.device, remember=remember),
-            self.moments(keys, drawn, self.device, remember=remember),
-        )
 
     def warm(self, samples: Sequence[DecoderSample]) -> None:
         # Random enlargements make another picture of a record each time: nothing to remember then.

@@ -30,9 +30,7 @@ from emu2.train.config import RunConfig
 from emu2.train.diffusion import (
     DiffusionObjective,
     PixelMakers,
-    Pixels,
     require_side,
-    rows_as_makers,
     rows_of,
     to_pixels,
 )
@@ -101,17 +99,6 @@ class VideoDecoderObjective(DiffusionObjective):
 
     def _makers(self, samples: Sequence[ClipSample]) -> PixelMakers:
         return [partial(self._pixels, s.shown) for s in samples], [partial(_clip_pixels, s) for s in samples]
-
-    def frozen(
-        self, samples: Sequence[ClipSample], pixels: Pixels | None = None, *, remember: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings float[B, N, D] of the middle frames, and the latents' moments float[B, 2C, F, h, w]."""
-        keys = [sample.key for sample in samples]
-        seen, drawn = self._makers(samples) if pixels is None else rows_as_makers(pixels)
-        return (
-            self.embeddings(keys, seen, self.device, remember=remember),
-            self.moments(keys, drawn, self.device, remember=remember),
-        )
 
     def warm(self, samples: Sequence[ClipSample]) -> None:
         self.frozen(samples, remember=True)
