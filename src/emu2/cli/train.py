@@ -227,7 +227,7 @@ def _carry_out(config: "RunConfig", out: Path, model: Path | None, *, resume: bo
             check_folder(model)
 
     from emu2.model.runtime import resolve_device
-    from emu2.recipes.start import train
+    from emu2.recipes.start import quiet_libraries, train
 
     with bad_usage("--device"):
         resolve_device(config.device)
@@ -236,6 +236,7 @@ def _carry_out(config: "RunConfig", out: Path, model: Path | None, *, resume: bo
     if main and model is not None and not resume:
         out.mkdir(parents=True, exist_ok=True)
         (out / _START).write_text(json.dumps({"model": str(model.absolute())}))
+    quiet_libraries()
     summary = train(config, out, model=model, resume=resume, console=console(stderr=True), quiet=json_output)
     if not main:
         return
