@@ -54,6 +54,8 @@ class Style(str, Enum):
 
 
 _SplitOption = Annotated[Split, typer.Option("--split", help="seen: training's concepts in scenes it never shows.")]
+_CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Records of each kind.")]
+_StartOption = Annotated[int, typer.Option("--start", min=0, help="Number of the first record.")]
 _SeedOption = Annotated[int, typer.Option("--seed", help="Another seed gives other records.")]
 _SizeOption = Annotated[int, typer.Option("--size", help="Side of the pictures in pixels.")]
 _StyleOption = Annotated[Style, typer.Option("--style", help="How varied the scenes are.")]
@@ -101,8 +103,8 @@ def preview_command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The picture that is written.")] = Path(
         "world.png"
     ),
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Records of each kind.")] = 6,
-    start: Annotated[int, typer.Option("--start", min=0, help="Number of the first record.")] = 0,
+    count: _CountOption = 6,
+    start: _StartOption = 0,
     split: _SplitOption = Split.train,
     seed: _SeedOption = 0,
     size: _SizeOption = 96,
@@ -194,8 +196,8 @@ def shards_command(
         list[str] | None,
         typer.Option("--kind", "-k", help="A kind of record. May be repeated.  \\[default: all that have a format]"),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Records of each kind.")] = 1000,
-    start: Annotated[int, typer.Option("--start", min=0, help="Number of the first record.")] = 0,
+    count: _CountOption = 1000,
+    start: _StartOption = 0,
     per_shard: Annotated[int, typer.Option("--per-shard", min=1, help="Records in a shard.")] = 1000,
     split: _SplitOption = Split.train,
     seed: _SeedOption = 0,

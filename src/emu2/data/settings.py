@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+def kind_of(name: str) -> str:
+    """The kind of record that a name in `data.kinds` stands for: "chat" of "chat", and of "chat/vqav2" beside it."""
+    return name.partition("/")[0]
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Records of the emoji world, mixed and batched.

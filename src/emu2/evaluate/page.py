@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -17,6 +15,7 @@ from emu2.evaluate.rows import Row, Sample
 from emu2.evaluate.table import beside, interval, number, target
 from emu2.processing.grounding import Box
 from emu2.processing.video import Video
+from emu2.train.report import card, data_url
 
 if TYPE_CHECKING:
     from emu2.evaluate.miniature import Report
@@ -88,16 +87,12 @@ def write_page(path: Path, report: Report) -> Path:
     settings = {**report.settings, **vars(report.config), "seconds": report.seconds}
     values = {
         "models": "; ".join(f"{escape(' and '.join(who))}: <code>{escape(name)}</code>" for name, who in names.items()),
-        "cards": "".join(_card(str(count), what) for what, count in report.summary.items()),
+        "cards": "".join(card(str(count), what) for what, count in report.summary.items()),
         "groups": "".join(sections),
         "settings": escape("\n".join(f"{name}: {value}" for name, value in settings.items())),
     }
     path.write_text(_PAGE.substitute(values), encoding="utf-8")
     return path
-
-
-def _card(value: str, words: str) -> str:
-    return f'<div class="card"><b>{escape(value)}</b><span>{escape(words)}</span></div>'
 
 
 def _section(group: str, about: str, rows: Sequence[Row]) -> str:
@@ -201,7 +196,4 @@ def _part(part: Any) -> str:
 
 
 def _picture(picture: Image.Image, side: int) -> str:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img width="{side}" height="{side}" alt="picture" src="data:image/png;base64,{data}">'
+    return f'<img width="{side}" height="{side}" alt="picture" src="{data_url(picture)}">'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 from pathlib import Path
 from string import Template
@@ -12,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from emu2.recipes.demo_show import GUIDANCE, SHOTS, Results, Row
+from emu2.train.report import card, data_url
 
 #: Pictures are drawn enlarged with hard pixels, so that nothing is made prettier than it is.
 _ZOOM = 2
@@ -120,7 +119,7 @@ def write_page(path: Path, report: dict[str, Any], results: Results, logs: dict[
         "machine": escape(report["machine"]),
         "form": report["form"].capitalize(),
         "seed": report["seed"],
-        "cards": "".join(_card(*card) for card in _cards(scores)),
+        "cards": "".join(card(*one) for one in _cards(scores)),
         "sections": "".join(_section(name, results.rows[name], scores[name]) for name in _SECTIONS),
         "curves": "".join(_curve(name, log) for name, log in logs.items()),
         "stages": "".join(_stage(name, report, logs[name]) for name in logs),
@@ -157,10 +156,6 @@ def _cards(scores: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
     ]
 
 
-def _card(value: str, words: str) -> str:
-    return f'<div class="card"><b>{escape(value)}</b><span>{escape(words)}</span></div>'
-
-
 def _section(name: str, rows: list[Row], scores: dict[str, float]) -> str:
     title, words, columns = _SECTIONS[name]
     head = "".join(f"<th>{escape(column)}</th>" for column in (*columns, ""))
@@ -189,14 +184,8 @@ def _row(row: Row) -> str:
 def _part(part: Any) -> str:
     if isinstance(part, Image.Image):
         size = f'width="{part.width * _ZOOM}" height="{part.height * _ZOOM}"'
-        return f'<img {size} alt="picture" src="{_data_url(part)}">'
+        return f'<img {size} alt="picture" src="{data_url(part)}">'
     return f"<span>{escape(str(part)) or '<i>nothing</i>'}</span>"
-
-
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _losses(log: list[dict[str, float]]) -> dict[str, list[tuple[float, float]]]:

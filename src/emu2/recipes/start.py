@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emu2.data.records import Record
-from emu2.data.settings import DataConfig
+from emu2.data.settings import DataConfig, kind_of
 from emu2.data.sources import EndlessSource, PooledSource, Source
 from emu2.recipes.fresh import add_text_tower, add_video_decoder, fresh_whole
 from emu2.train.config import RunConfig
@@ -35,11 +35,6 @@ def quiet_libraries() -> None:
     for library in (transformers, diffusers):
         library.logging.set_verbosity_error()
         library.logging.disable_progress_bar()
-
-
-def kind_of(name: str) -> str:
-    """The kind of record that a name in `data.kinds` stands for: "chat" of "chat", and of "chat/vqav2" beside it."""
-    return name.partition("/")[0]
 
 
 def open_sources(data: DataConfig) -> dict[str, Source]:

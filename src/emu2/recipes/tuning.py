@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emu2.recipes.start import kind_of
+from emu2.data.settings import kind_of
 from emu2.train.config import LoraSettings, RunConfig
 
 #: Objective -> the kinds of record that its data may be when only a path is given, the likelier first.

@@ -14,6 +14,7 @@ from emu2 import tokens
 from emu2.data.records import Record
 from emu2.data.sequences import IGNORE
 from emu2.data.sequences import Sequence as TokenSequence
+from emu2.data.settings import kind_of
 from emu2.processing.grounding import Box
 from emu2.train.config import GenerationConfig
 from emu2.train.documents import SequenceObjective
@@ -78,7 +79,7 @@ def varied(record: Record, settings: GenerationConfig, chance: random.Random) ->
     last segment, the picture to be drawn, stays as it is, and so does a picture to be edited.
     """
     without_boxes = chance.random() < settings.drop_boxes
-    shows_objects = record.kind.partition("/")[0] == "composition"
+    shows_objects = kind_of(record.kind) == "composition"
     segments: list[Any] = []
     for segment in record.segments[:-1]:
         if isinstance(segment, Box):

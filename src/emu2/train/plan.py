@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from emu2.data.settings import kind_of
 from emu2.train.config import RunConfig
 from emu2.train.distributed import World
 from emu2.train.flops import GIB, FlopModel, Gpu, compute_dtype, known_gpu
@@ -225,7 +226,7 @@ def _kinds(config: RunConfig) -> tuple[dict[str, float], dict[str, int]]:
     batches: dict[str, int] = {}
     for name, weight in data.kinds.items():
         if weight > 0:
-            kind = name.split("/")[0]
+            kind = kind_of(name)
             shares[kind] = shares.get(kind, 0.0) + weight / total
             batches[kind] = max(batches.get(kind, 0), data.batch_sizes.get(name, data.batch_size))
     return shares, batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
+
+from PIL import Image
 
 from emu2.train.metrics import read_log
 
@@ -144,6 +147,13 @@ def _cards(
 def card(value: str, words: str) -> str:
     """One figure in large type and what it is."""
     return f'<div class="card"><b>{escape(value)}</b><span>{escape(words)}</span></div>'
+
+
+def data_url(image: Image.Image) -> str:
+    """The picture as PNG within the page itself."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # Curves

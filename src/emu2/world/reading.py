@@ -65,13 +65,20 @@ def flags(atlas: Atlas, split: str) -> dict[str, Emoji]:
 def _read(
     studio: Studio,
     dice: Dice,
+    view: View | None,
     kind: str,
-    choices: dict[str, Emoji],
+    drawings: Callable[[Atlas, str], dict[str, Emoji]],
     questions: tuple[str, ...],
     tell: Callable[[str], str],
     listed: bool,
-) -> tuple[Scene, Exchange]:
-    """What is to be read stands upright, in one of the larger sizes, alone or beside something else."""
+) -> tuple[Scene, Exchange] | None:
+    """What is to be read stands upright, in one of the larger sizes, alone or beside something else.
+
+    None where a picture is given already, which shows nothing to be read.
+    """
+    if view is not None:
+        return None
+    choices = drawings(studio.atlas, concept_split_of(studio.config.split))
     labels = tuple(choices)
     label = dice.pick(labels)
     emoji = [choices[label].index]
@@ -93,26 +100,21 @@ def _read(
 
 def clock(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "What time is it?", of a clock face."""
-    if view is not None:
-        return None
-    choices = clocks(studio.atlas, concept_split_of(studio.config.split))
     questions = ("What time does the clock show?", "What time is it?", "Read the clock.")
-    return _read(studio, dice, "clock", choices, questions, lambda label: f"The clock shows {label}.", listed=True)
+    return _read(studio, dice, view, "clock", clocks, questions, lambda label: f"The clock shows {label}.", listed=True)
 
 
 def letters(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "What does the sign say?", of a sign with letters or digits."""
-    if view is not None:
-        return None
-    choices = signs(studio.atlas, concept_split_of(studio.config.split))
     questions = ("What does the sign say?", "What is written on the sign?", "Read the sign.")
-    return _read(studio, dice, "letters", choices, questions, lambda label: f'The sign says "{label}".', listed=True)
+    return _read(
+        studio, dice, view, "letters", signs, questions, lambda label: f'The sign says "{label}".', listed=True
+    )
 
 
 def flag(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "Whose flag is this?" """
-    if view is not None:
-        return None
-    choices = flags(studio.atlas, concept_split_of(studio.config.split))
     questions = ("Whose flag is this?", "Which flag is this?", "Whose flag can be seen?")
-    return _read(studio, dice, "flag", choices, questions, lambda label: f"It is the flag of {label}.", listed=False)
+    return _read(
+        studio, dice, view, "flag", flags, questions, lambda label: f"It is the flag of {label}.", listed=False
+    )
