@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from emu2.world.atlas import Atlas, Emoji, resolve_concepts
+from emu2.world.captions import WORDINGS, caption
 from emu2.world.compose import STYLES, arrange, draw_background, draw_counts
 from emu2.world.dice import Dice
 from emu2.world.scene import Scene
@@ -107,7 +108,7 @@ class Studio:
             )
         )
 
-    def render(self, scene: Scene) -> Image.Image:
+    def render(self, scene: Scene) -> Image.Image | str:
         """The scene's picture, at the configuration's size."""
         return scene.render(self.config.image_size, self.atlas)
 
@@ -122,3 +123,20 @@ class Studio:
     def facts(self, scene: Scene) -> dict[str, Any]:
         """What is true of the scene, JSON-able."""
         return scene.to_dict(self.config.image_size, self.atlas)
+
+    @cached_property
+    def tellers(self) -> dict[str, Teller]:
+        """Wording -> a studio of the same things that tells its scenes in these words instead of drawing them."""
+        return {wording: Teller(self, wording) for wording in WORDINGS}
+
+
+class Teller(Studio):
+    """A studio whose pictures are captions, so that what is asked of pictures can be asked of words alone."""
+
+    def __init__(self, studio: Studio, wording: str) -> None:
+        super().__init__(studio.config, studio.atlas)
+        self.wording = wording
+
+    def render(self, scene: Scene) -> str:
+        """The scene's caption."""
+        return caption(scene, self.wording, self.atlas, sizes=self.style is STYLES["full"])

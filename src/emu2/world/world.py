@@ -18,11 +18,12 @@ from emu2.world.episodes import counting, naming
 from emu2.world.films import storyboard, video_pair
 from emu2.world.generation import composition, grounded_generation
 from emu2.world.grounded import grounded_pair
-from emu2.world.plain import pair, text, text_to_image
+from emu2.world.plain import pair, text_to_image
 from emu2.world.rules import rule
 from emu2.world.splits import SPLITS
 from emu2.world.stories import document
 from emu2.world.studio import Studio
+from emu2.world.text import text
 from emu2.world.tuples import tuple_of, visual_prompt
 
 #: Kind of record -> the function that makes one.
@@ -69,6 +70,7 @@ class WorldConfig:
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often.
+    told: share of text records, 0 to 1, that are few-shot episodes with every picture told in words.
     """
 
     image_size: int = 64
@@ -84,6 +86,7 @@ class WorldConfig:
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
     questions: Mapping[str, float] | Sequence[str] = QUESTIONS
+    told: float = 0.0
 
     def __post_init__(self) -> None:
         def check(fine: bool, name: str, expected: str) -> None:
@@ -108,6 +111,7 @@ class WorldConfig:
         check(bool(self.ways) and all(2 <= n <= 8 for n in self.ways), "ways", "numbers from 2 to 8")
         check(2 <= self.max_pages <= 8, "max_pages", "from 2 to 8")
         check(bool(self.frames) and all(2 <= n <= 64 for n in self.frames), "frames", "numbers from 2 to 64")
+        check(0 <= self.told <= 1, "told", "a share from 0 to 1")
 
     @property
     def weights(self) -> dict[str, float]:
