@@ -1,6 +1,7 @@
 # Every target does its whole set-up first: on a fresh machine Python 3.10 or newer (with venv) is all that is needed.
 #
-#   make demo           train a small Emu2 from nothing and look at it     (make demo QUICK=1: a few minutes)
+#   make demo           see a small trained Emu2 work, in minutes; trains nothing
+#   make train-demo     train a small Emu2 from nothing and look at it     (make train-demo QUICK=1: a few minutes)
 #   make test           lint, types, tests
 #   make lint           formatter, linter, type checker
 #   make figures        the pictures of the documentation
@@ -19,7 +20,7 @@ STAMP := $(VENV)/.complete
 
 export TORCH_INDEX
 
-.PHONY: help demo test lint figures benchmarks clean
+.PHONY: help demo train-demo test lint figures benchmarks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	@touch $@
 
 demo: $(STAMP)
+	$(BIN)/emu2 demo --out demo
+
+train-demo: $(STAMP)
 	$(BIN)/python -m emu2.recipes.demo $(if $(QUICK),--quick)
 
 lint: $(STAMP)
@@ -50,5 +54,5 @@ benchmarks: $(STAMP)
 	$(BIN)/python benchmarks/rollout.py
 
 clean:
-	rm -rf $(VENV) build dist demo runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist demo train-demo runs .pytest_cache .ruff_cache .mypy_cache
 	find src tests benchmarks docs scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Learning from the prompt: show a model a few counted pictures, and ask for the next.
 
-    python examples/few_shot.py demo/model              # the model that `make demo` leaves
-    python examples/few_shot.py demo/model --shots 8 --questions 20
+    python examples/few_shot.py train-demo/model              # the model that `make train-demo` leaves
+    python examples/few_shot.py train-demo/model --shots 8 --questions 20
 
 Every episode of the emoji world is `picture, [cat: 2, dog: 1]., ..., picture`, and the answer is known.
 """

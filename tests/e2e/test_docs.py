@@ -39,10 +39,10 @@ def blocks(page: str) -> list[tuple[int, str, str]]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A folder as a reader has it after the demo: demo/model and a picture."""
+    """A folder as a reader has it after the training demo: train-demo/model and a picture."""
     folder = tmp_path_factory.mktemp("docs")
     tokenizer = train_tokenizer(["a red apple on blue", "what is this? two dogs"] * 4, vocab_size=280, chat=True)
-    fresh_whole("debug", tokenizer).save(folder / "demo" / "model")
+    fresh_whole("debug", tokenizer).save(folder / "train-demo" / "model")
     picture = Image.new("RGB", (64, 48), "skyblue")
     ImageDraw.Draw(picture).ellipse((20, 10, 44, 34), fill="red")
     picture.save(folder / "picture.png")
@@ -68,7 +68,7 @@ def test_blocks_run(page, workplace, monkeypatch):
 
 @pytest.mark.slow
 def test_few_shot_example_runs(workplace):
-    command = [sys.executable, str(ROOT / "examples" / "few_shot.py"), str(workplace / "demo" / "model")]
+    command = [sys.executable, str(ROOT / "examples" / "few_shot.py"), str(workplace / "train-demo" / "model")]
     done = subprocess.run([*command, "--questions", "2", "--shots", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(" of 2 right")

@@ -37,7 +37,7 @@ def run(command: str) -> None:
 @pytest.mark.slow
 def test_the_page_teaches_five_things(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fresh_whole("debug", train_tokenizer(WORDS * 4, 400, chat=True)).save("demo/model")
+    fresh_whole("debug", train_tokenizer(WORDS * 4, 400, chat=True)).save("train-demo/model")
     names: dict = {}
     for language, code in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
         if language == "python":

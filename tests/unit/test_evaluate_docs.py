@@ -17,7 +17,7 @@ BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate") / "demo" / "model"
+    folder = tmp_path_factory.mktemp("evaluate") / "train-demo" / "model"
     tiny_whole().save(folder)
     return folder
 

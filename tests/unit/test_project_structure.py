@@ -27,6 +27,7 @@ FLOORS = {
     "evaluate": 4,
     "serve": 4,
     "recipes": 5,
+    "demo": 5,
     "cli": 6,
 }
 #: Modules of floor 0 that may import each other, in this order.

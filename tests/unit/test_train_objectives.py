@@ -61,6 +61,18 @@ def test_unified_puts_pictures_before_or_after_their_texts():
     assert all(objective.sample(asked, random.Random(i)).input_ids[1] != slot for i in range(10))
 
 
+def test_unified_learns_the_pictures_of_an_episode_only_where_it_asks_for_one():
+    objective = _objective("unified", max_length=128)
+    shown = [segment for i in range(3) for segment in pair(i).segments]
+    told = Record("naming", tuple(shown), "told", answer_from=5)
+    sample = objective.sample(told, random.Random(0))
+    assert sample.num_visual_targets == 0
+    learned = objective.whole.processor.tokenizer.decode([i for i in sample.labels if i >= 0])
+    assert shown[1] not in learned and shown[3] in learned and shown[5] in learned
+    drawn = Record("drawing", tuple(reversed(shown)), "drawn", answer_from=5)
+    assert objective.sample(drawn, random.Random(0)).num_visual_targets > 0
+
+
 def test_unified_learns_the_frames_of_a_clip_after_its_text():
     objective = _objective("unified", image_first=0.0)
     sample = objective.sample(clip(0, frames=6), random.Random(0))

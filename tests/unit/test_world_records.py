@@ -256,3 +256,22 @@ def test_a_wrong_record_is_told():
     record = Record("pair", ("a", "b"), "key", answer_from=1)
     assert (record.prompt, record.answer) == (("a",), ("b",))
     assert Record("text", ("a",), "key").answer == ("a",)
+
+
+def test_text_may_be_episodes_told_in_words():
+    asked = replace(SIMPLE, told=1.0, shots=(4,), ways=(2,), concepts=None)
+    world, families = World(asked), Counter()
+    for number in range(60):
+        record = world["text", number]
+        (words,) = record.segments
+        families[record.truth["episode"]] += 1
+        assert words.endswith(f": {record.truth['answer']}")
+        assert all(f": {each['answer']}" in words for each in record.truth["demonstrations"])
+        if record.truth["episode"] == "naming":
+            assert words.startswith(tuple(MADE_UP_WORDS))
+            assert all(noun in words for noun in record.truth["binding"].values())
+    assert set(families) == {"naming", "rule", "tuple", "counting"}
+    plain = World(replace(SIMPLE, told=0.0))["text", 3]
+    assert "sentences" in plain.truth and _same(plain, World(SIMPLE)["text", 3])
+    with pytest.raises(ValueError, match="told must be a share from 0 to 1; got 2"):
+        WorldConfig(told=2)

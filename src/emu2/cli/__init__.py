@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from emu2 import __version__
-from emu2.cli import chat, complete, convert, draw, eval, film, info, train, world
+from emu2.cli import chat, complete, convert, demo, draw, eval, film, info, train, world
 from emu2.cli.common import ErrorGroup, PromptCommand
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("complete", cls=PromptCommand, help=complete.HELP, rich_help_panel=_
 app.command("chat", cls=PromptCommand, help=chat.HELP, rich_help_panel=_USE)(chat.command)
 app.command("draw", cls=PromptCommand, help=draw.HELP, rich_help_panel=_USE)(draw.command)
 app.command("film", cls=PromptCommand, help=film.HELP, rich_help_panel=_USE)(film.command)
+app.command("demo", help=demo.HELP, rich_help_panel=_USE)(demo.command)
 app.command("train", help=train.HELP, rich_help_panel=_MAKE)(train.command)
 app.add_typer(eval.app, name="eval", rich_help_panel=_MAKE)
 app.add_typer(convert.app, name="convert", rich_help_panel=_MAKE)

@@ -90,17 +90,16 @@ class Exam:
         self.atlas = atlas or default_atlas()
 
     def world(self, split: str, kind: str, **settings: Any) -> World:
-        """A world of one split and kind; `settings` are `WorldConfig`'s."""
+        """A world of one split and kind; `settings` are `WorldConfig`'s and go before the examination's own."""
         config = self.config
-        wanted = WorldConfig(
-            image_size=self.image_size,
-            kinds={kind: 1.0},
-            split=split,
-            seed=config.seed,
-            concepts=config.concepts,
-            style=config.style,
-            **{"frames": (config.frames,), **settings},
-        )
+        own: dict[str, Any] = {
+            "image_size": self.image_size,
+            "seed": config.seed,
+            "concepts": config.concepts,
+            "style": config.style,
+            "frames": (config.frames,),
+        }
+        wanted = WorldConfig(kinds={kind: 1.0}, split=split, **{**own, **settings})
         try:
             return World(wanted, self.atlas)
         except ValueError as error:

@@ -32,22 +32,22 @@ def _specs(exam: Exam) -> list[Spec]:
     ]
 
 
-def _one_way(record: Record) -> bool:
+def one_way(record: Record) -> bool:
     """Whether a clip shows one thing that goes straight in a direction the caption names."""
     clip = Clip.from_dict(record.truth["clip"])
     return len(clip.objects) == 1 and clip.motions[0].kind == "goes" and bool(clip.motions[0].way)
 
 
 def _films(models: Models, exam: Exam) -> Found:
-    records = exam.records("video_pair", exam.config.clips, wording="background", keep=_one_way)
-    asks = [Ask((record.truth["caption"],), list(_clip(record))) for record in records]
+    records = exam.records("video_pair", exam.config.clips, wording="background", keep=one_way)
+    asks = [Ask((record.truth["caption"],), _clip(record)) for record in records]
     got = _filmed(models, asks, exam)
     clips = [Clip.from_dict(record.truth["clip"]) for record in records]
     ways = [way_seen(frames, exam) for frames in got]
     moved = [way == clip.motions[0].way for way, clip in zip(ways, clips, strict=True)]
     kept = [identity_kept(frames, clip.objects[0].emoji, exam) for frames, clip in zip(got, clips, strict=True)]
     notes = [{"seen": way or "no way"} for way in ways]
-    samples = samples_of(asks, got, exam, right=moved, notes=notes)
+    samples = samples_of(asks, [Video(frames) for frames in got], exam, right=moved, notes=notes)
     yield "moves the way the text says", Measured(share(moved), 1 / len(WAYS), samples)
     yield "identity kept", Measured(share(kept), 1 / (1 + len(exam.reader.candidates)))
 

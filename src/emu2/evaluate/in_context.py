@@ -53,7 +53,8 @@ def _by_shots(
 ) -> Iterator[tuple[int, list[bool] | None, Measured | str]]:
     """Number of demonstrations, which answers are right, and the row; the queries are the same for all numbers."""
     for shots in exam.config.shots:
-        settings: dict[str, Any] = {} if ways is None else {"ways": (ways,)}
+        # Made-up words can stand for any held thing, also for a model that names few.
+        settings: dict[str, Any] = {} if ways is None else {"ways": (ways,), "concepts": None}
         try:
             records = exam.records(kind, exam.config.episodes, split=split, shots=(shots,), **settings)
             right, measured = _answered(models, records, exam)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -24,16 +26,14 @@ if TYPE_CHECKING:
 _SIDE = 112
 #: Frames of a clip that are shown.
 _FRAMES = 8
+_FRAME_MS = 180
 _MARKS = {True: '<span class="yes">&#10003;</span>', False: '<span class="no">&#10007;</span>', None: ""}
 #: Ends of the bars, in each unit.
 _SCALES = {"share": (0.0, 1.0), "likeness": (0.0, 1.0), "gain": (-0.2, 1.0), "lead": (-0.2, 0.5), "dB": (0.0, 40.0)}
 
-_PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>The paper in miniature</title>
-<style>
-:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e1e6ec; --card:#fff; --page:#f5f7fa; --good:#1a8f5a; --bad:#c2483d;
-  --bar:#4c8bf5; --mark:#e0a030 }
+#: How pages about what a model did look.
+STYLE = """:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e1e6ec; --card:#fff; --page:#f5f7fa; --good:#1a8f5a;
+  --bad:#c2483d; --bar:#4c8bf5; --mark:#e0a030 }
 @media (prefers-color-scheme: dark) { :root { --ink:#e8edf3; --soft:#97a5b6; --line:#2a3542; --card:#18212c;
   --page:#10171f; --good:#4cc38a; --bad:#f0857b } }
 * { box-sizing:border-box }
@@ -58,7 +58,13 @@ details { margin:10px 0 } summary { cursor:pointer; color:var(--soft); font-size
 .seq { display:flex; flex-wrap:wrap; gap:6px; align-items:center; max-width:620px }
 .seq span, td > span { font-size:13.5px; overflow-wrap:break-word }
 img { image-rendering:pixelated; border-radius:5px; display:block; outline:1px solid var(--line) }
-.box { border:1px dashed var(--soft); border-radius:6px; padding:3px 6px; font-size:12px; color:var(--soft) }
+.box { border:1px dashed var(--soft); border-radius:6px; padding:3px 6px; font-size:12px; color:var(--soft) }"""
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>The paper in miniature</title>
+<style>
+$style
 </style></head><body><main>
 <h1>The paper in miniature</h1>
 <p>What the paper claims, measured on scenes of the emoji world that training never showed; held concepts appear in no
@@ -86,6 +92,7 @@ def write_page(path: Path, report: Report) -> Path:
         names.setdefault(name, []).append(variant)
     settings = {**report.settings, **vars(report.config), "seconds": report.seconds}
     values = {
+        "style": STYLE,
         "models": "; ".join(f"{escape(' and '.join(who))}: <code>{escape(name)}</code>" for name, who in names.items()),
         "cards": "".join(card(str(count), what) for what, count in report.summary.items()),
         "groups": "".join(sections),
@@ -161,7 +168,7 @@ def _bar(row: Row) -> str:
 
 def _samples(row: Row) -> str:
     assert row.measured is not None
-    lines = "".join(map(_sample, row.measured.samples))
+    lines = "".join(map(sample_row, row.measured.samples))
     head = "<tr><th>given</th><th>what came</th><th>truth</th><th></th></tr>"
     return (
         f"<details><summary>{escape(row.spec.name)}: the first {len(row.measured.samples)}</summary>"
@@ -169,7 +176,8 @@ def _samples(row: Row) -> str:
     )
 
 
-def _sample(sample: Sample) -> str:
+def sample_row(sample: Sample) -> str:
+    """A sample as a row of a table: what was given, what came, what is true, right or not."""
     mark = {True: '<span class="yes">&#10003;</span>', False: '<span class="no">&#10007;</span>', None: ""}[
         sample.right
     ]
@@ -184,10 +192,14 @@ def _sample(sample: Sample) -> str:
 def _part(part: Any) -> str:
     if isinstance(part, Image.Image):
         return _picture(part, _SIDE)
-    if isinstance(part, Video | list):
+    if isinstance(part, Video):
         frames = list(part)
         step = max(1, len(frames) // _FRAMES)
-        return f'<div class="seq">{"".join(_picture(frame, _SIDE // 2) for frame in frames[::step])}</div>'
+        strip = "".join(_picture(frame, _SIDE // 2) for frame in frames[::step])
+        moving = f'<img width="{_SIDE}" height="{_SIDE}" alt="clip" src="{_moving(frames)}">'
+        return f'<div class="seq">{moving}{strip}</div>'
+    if isinstance(part, list):
+        return f'<div class="seq">{"".join(map(_part, part))}</div>'
     if isinstance(part, Box):
         corners = ", ".join(f"{value:.0f}" for value in part.xyxy)
         inner = "" if part.image is None else _picture(part.image, _SIDE // 2)
@@ -197,3 +209,11 @@ def _part(part: Any) -> str:
 
 def _picture(picture: Image.Image, side: int) -> str:
     return f'<img width="{side}" height="{side}" alt="picture" src="{data_url(picture)}">'
+
+
+def _moving(frames: Sequence[Image.Image]) -> str:
+    """The clip as a data URL of an animation that starts again."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"duration": _FRAME_MS, "loop": 0, "lossless": True}
+    frames[0].save(buffer, "webp", save_all=True, append_images=list(frames[1:]), **options)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

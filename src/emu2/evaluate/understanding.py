@@ -76,11 +76,13 @@ def _captions(models: Models, exam: Exam) -> Found:
 
 def _samples(asks: Sequence[Ask], said: Sequence[str], right: Sequence[bool], exam: Exam) -> tuple[Sample, ...]:
     """The first ones, none left out."""
-    shown = [Sample(_given(ask.prompt), text, ask.answer, ok) for ask, text, ok in zip(asks, said, right, strict=True)]
+    shown = [
+        Sample(asked_by_user(ask.prompt), text, ask.answer, ok) for ask, text, ok in zip(asks, said, right, strict=True)
+    ]
     return tuple(shown[: exam.config.shown])
 
 
-def _given(prompt: tuple[Any, ...]) -> tuple[Any, ...]:
+def asked_by_user(prompt: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a conversation's user gave, or all of a prompt."""
     if prompt and isinstance(prompt[0], dict):
         return tuple(part for message in prompt if message["role"] == "user" for part in message["content"])
@@ -107,7 +109,7 @@ def conversation(record: Record) -> Ask:
     return Ask(messages, record.truth["answer"])
 
 
-def _questions(exam: Exam, kind: str, number: int, form: str = "short") -> list[Record]:
+def questions_of(exam: Exam, kind: str, number: int, form: str = "short") -> list[Record]:
     """Records of one kind of question, answered in one form; clips that are to be described are left out."""
 
     def fits(record: Record) -> bool:
@@ -137,7 +139,7 @@ def _chat(models: Models, exam: Exam) -> Found:
     kinds: list[int] = []
     chances: list[float] = []
     for number, kind in enumerate((*KINDS, *MORE_KINDS)):
-        records = _questions(exam, kind, exam.config.questions)
+        records = questions_of(exam, kind, exam.config.questions)
         asks = [conversation(record) for record in records]
         said = models.chat.chat(asks, grounding=kind == "referring")
         right = answers_right(records, said, exam)
@@ -148,7 +150,7 @@ def _chat(models: Models, exam: Exam) -> Found:
             kinds += [number] * len(right)
             chances.append(chance)
     number = -(-exam.config.questions // len(_TOLD))
-    records = [record for kind in _TOLD for record in _questions(exam, kind, number, "detailed")]
+    records = [record for kind in _TOLD for record in questions_of(exam, kind, number, "detailed")]
     asks = [conversation(record) for record in records]
     said = models.chat.chat(asks)
     right = answers_right(records, said, exam)
@@ -171,7 +173,7 @@ def _tuning_specs(exam: Exam) -> list[Spec]:
 
 def _tuning(models: Models, exam: Exam) -> Found:
     number = -(-exam.config.questions // len(_ZERO_SHOT))
-    records = [record for kind in _ZERO_SHOT for record in _questions(exam, kind, number)]
+    records = [record for kind in _ZERO_SHOT for record in questions_of(exam, kind, number)]
     answers = [record.truth["accepted"] for record in records]
     # The paper's words for a question without demonstrations (supplement E).
     worded = [tuple(few_shot_parts([], (first_image(record), record.truth["asked"]))) for record in records]

@@ -33,7 +33,10 @@ def variant_draws(name: str) -> bool | None:
 
 def explain_missing(name: str) -> str:
     """Why there is nothing to load under this name, and what to do."""
-    how = "Give a model's folder: one you trained (`make demo` makes a small one, demo/model), or published weights."
+    how = (
+        "Give a model's folder: one you trained (`make train-demo` makes a small one, train-demo/model), or published "
+        "weights."
+    )
     if name in SHIPPED:
         return f"The small model {name!r} does not ship with this version of emu2. {how}"
     if name in SIZE_NAMES:

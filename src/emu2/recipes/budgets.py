@@ -30,7 +30,7 @@ class Budget:
 
 #: Things that CPU runs name: those of the everyday list that train, 98 of its 120; there are 1341 in all. The 31,000
 #: captions of such a run show each of the 98 some hundreds of times, and would show each of all some dozens.
-_FEW = '"concepts": 120, "style": "simple"'
+_FEW = '"concepts": 60, "style": "simple"'
 
 #: Steps from seconds a step: processor seconds of one thread on a busy AMD EPYC with AVX-512, over 3 to 6 steps (a free
 #: one is faster); `unified` from each kind's own. The longer of two lanes takes 10,500 s, 2.9 hours, without what is
@@ -61,9 +61,11 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         _BF16,
         "steps=800",
         "data.batch_size=32",
-        'data.kinds={"pair": 0.92, "video_pair": 0.08}',
+        # Names of all things, beside captions of few: what is learned in context are things that have no name here.
+        'data.kinds={"pair": 0.67, "pair/names": 0.25, "video_pair": 0.08}',
         'data.batch_sizes={"video_pair": 8}',
-        f'data.worlds={{"pair": {{{_FEW}}}, "video_pair": {{{_FEW}}}}}',
+        f'data.worlds={{"pair": {{{_FEW}}}, "pair/names": {{"wording": "name", "style": "simple"}}, '
+        f'"video_pair": {{{_FEW}}}}}',
         "optim.warmup_steps=60",
     ),
     "unified": (
@@ -73,12 +75,14 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         # What tells in a small run: naming (any two things, told apart by eye) and drawing from words. Episodes of ten
         # pictures (drawing in context) and long stories cost most and teach least here.
         'data.kinds={"pair": 0.12, "grounded_pair": 0.03, "text_to_image": 0.20, "video_pair": 0.01, "text": 0.03, '
-        '"naming": 0.33, "rule": 0.10, "tuple": 0.05, "counting": 0.06, "visual_prompt": 0.04, "drawing": 0.03}',
+        '"naming": 0.33, "rule": 0.09, "tuple": 0.05, "counting": 0.06, "visual_prompt": 0.04, "drawing": 0.02, '
+        '"document": 0.02}',
         'data.batch_sizes={"pair": 32, "grounded_pair": 32, "text_to_image": 32, "text": 32, "video_pair": 8}',
         # Without demonstrations an episode teaches nothing but its form; with eight it teaches seven times.
         'data.world={"style": "full", "shots": [2, 4, 8]}',
         f'data.worlds={{"pair": {{{_FEW}}}, "grounded_pair": {{{_FEW}}}, "text_to_image": {{{_FEW}}}, '
-        f'"video_pair": {{{_FEW}}}, "counting": {{{_FEW}}}, "naming": {{"ways": [2, 2, 4]}}, "text": {{"told": 0.7}}}}',
+        f'"video_pair": {{{_FEW}}}, "counting": {{{_FEW}}}, "naming": {{"ways": [2, 2, 4]}}, "text": {{"told": 0.7}}, '
+        f'"document": {{{_FEW}, "max_pages": 3}}}}',
         "optim.warmup_steps=100",
     ),
     "decoder": ("steps=2200", "data.batch_size=16", "data.pool=6000", "optim.warmup_steps=100", "ema_decay=0.995"),

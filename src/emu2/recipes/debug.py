@@ -37,7 +37,7 @@ def vision() -> RunConfig:
 
 
 def language() -> RunConfig:
-    """Language model start: next token on sentences about the world. (`make demo` does without.)"""
+    """Language model start: next token on sentences about the world. (`make train-demo` does without.)"""
     return RunConfig(
         name="language",
         objective="language",

@@ -1,6 +1,6 @@
 """The demo: train the `debug` size from nothing on the emoji world in minutes, then show what it learned.
 
-    python -m emu2.recipes.demo [--quick] [--out demo] [--seed 0]
+    python -m emu2.recipes.demo [--quick] [--out train-demo] [--seed 0]
 
 Two lanes run side by side, one process each, because small models use two cores better as two programs than as two
 threads:
@@ -149,7 +149,7 @@ def assemble(runs: Path, folder: Path) -> Any:
 
 
 def run(
-    out: str | Path = "demo",
+    out: str | Path = "train-demo",
     *,
     quick: bool = False,
     seed: int = 0,
@@ -205,7 +205,7 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m emu2.recipes.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps: about three minutes on two cores")
-    parser.add_argument("--out", default="demo", help="folder for the page, the model and the runs")
+    parser.add_argument("--out", default="train-demo", help="folder for the page, the model and the runs")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     run(arguments.out, quick=arguments.quick, seed=arguments.seed)

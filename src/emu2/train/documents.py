@@ -259,6 +259,7 @@ class UnifiedObjective(SequenceObjective):
         if all(isinstance(segment, str) for segment in record.segments) and record.answer_from is None:
             return self.builder.chunk(record, chance)
         record = self._read(record, chance)
+        asks_for_words = record.answer_from is not None and isinstance(record.segments[-1], str)
         # A picture with its caption goes either way; what asks for a picture in words (text to image) stays as it is.
         if is_pair(record):
             if not isinstance(record.segments[0], str):
@@ -267,12 +268,13 @@ class UnifiedObjective(SequenceObjective):
         elif record.answer_from is None and interleaves(record):
             first = chance.random() < self.config.data.image_first
             record = replace(image_first(record), answer_from=1) if first else text_first(record)
-        # Pretraining learns whole documents, not answers alone, with two exceptions (the paper names none). A picture
-        # that opens a pair or document is no target: no word tells what to draw. And nothing before an episode's second
-        # picture says that it is one: learning that part too would teach to answer any picture as if it were.
+        # Pretraining learns whole documents, not answers alone, with exceptions (the paper names none). A picture that
+        # opens a pair or document is no target: no word tells what to draw. Nothing before an episode's second picture
+        # says that it is one: learning that part too would teach to answer any picture as if it were. And where an
+        # episode asks for words, its pictures might be of anything: to guess them would drown what it teaches.
         if record.answer_from is not None:
             record = replace(record, answer_from=min(record.answer_from, _FIRST_DEMONSTRATION))
-        return self.builder.build(record, "all")
+        return self.builder.build(record, "text" if asks_for_words and not is_pair(record) else "all")
 
     def _question(self, sample: TokenSequence) -> _Prompt | None:
         if not sample.images:

@@ -1,4 +1,4 @@
-"""The demo, from nothing to its page: what `make demo QUICK=1` runs, once for all tests here."""
+"""The training demo, from nothing to its page: what `make train-demo QUICK=1` runs, once for all tests here."""
 
 import json
 import re
