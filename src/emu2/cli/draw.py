@@ -74,14 +74,20 @@ def command(
         typer.Option("--negative", metavar="TEXT", help="What to keep away from.", rich_help_panel=_PANEL),
     ] = None,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, max=1000, help="Denoising steps.", rich_help_panel=_PANEL)
-    ] = 50,
-    guidance: Annotated[
-        float,
+        int | None,
         typer.Option(
-            "--guidance", min=0.0, help="How strongly to follow the prompt; 1 or less is off.", rich_help_panel=_PANEL
+            "--steps", min=1, max=1000, help="Denoising steps.  \\[default: the model's]", rich_help_panel=_PANEL
         ),
-    ] = 3.0,
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            min=0.0,
+            help="How strongly to follow the prompt; 1 or less is off.  \\[default: the model's]",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
     height: Annotated[
         int | None,
         typer.Option(
@@ -137,8 +143,8 @@ def command(
             height=pictures[0].height,
             model=emu2.name,
             seed=seed,
-            steps=steps,
-            guidance=guidance,
+            steps=emu2.drawing["steps"] if steps is None else steps,
+            guidance=emu2.drawing["guidance"] if guidance is None else guidance,
             seconds=round(time.perf_counter() - started, 2),
         )
         return

@@ -57,20 +57,23 @@ def command(
         typer.Option("--negative", metavar="TEXT", help="What to keep away from.", rich_help_panel=_PANEL),
     ] = None,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, max=1000, help="Denoising steps.", rich_help_panel=_PANEL)
-    ] = 50,
+        int | None,
+        typer.Option(
+            "--steps", min=1, max=1000, help="Denoising steps.  \\[default: the model's]", rich_help_panel=_PANEL
+        ),
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
             "--guidance",
             min=0.0,
-            help="How strongly to follow the prompt; 1 or less is off.  \\[default: the decoder's]",
+            help="How strongly to follow the prompt; 1 or less is off.  \\[default: the model's]",
             rich_help_panel=_PANEL,
         ),
     ] = None,
     num_frames: Annotated[
         int | None,
-        typer.Option("--num-frames", min=1, help="Length.  \\[default: the decoder's]", rich_help_panel=_PANEL),
+        typer.Option("--num-frames", min=1, help="Length.  \\[default: the model's]", rich_help_panel=_PANEL),
     ] = None,
     height: Annotated[
         int | None,

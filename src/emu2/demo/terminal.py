@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -112,11 +113,11 @@ def pictures_in(part: Any) -> list[Image.Image]:
 
 def half_blocks(picture: Image.Image, side: int) -> Text:
     """A picture in characters: each stands for two pixels, one above the other."""
-    small = picture.convert("RGB").resize((side, side), Image.Resampling.BOX)
+    pixels = np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BOX))
     text = Text()
     for row in range(0, side, 2):
         for column in range(side):
-            upper, lower = ("#{:02x}{:02x}{:02x}".format(*small.getpixel((column, y))) for y in (row, row + 1))
+            upper, lower = ("#" + bytes(pixels[y, column]).hex() for y in (row, row + 1))
             text.append("▀", style=f"{upper} on {lower}")
         text.append("\n")
     text.rstrip()

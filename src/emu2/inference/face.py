@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: New tokens when nothing is said: a completion is short, a chat answer may be long (the published demo asks for 512).
 COMPLETION_TOKENS, CHAT_TOKENS = 64, 512
+#: How pictures are drawn when nothing is said: as published. A small model may name its own (`Variant.drawing`).
+PUBLISHED_DRAWING: dict[str, Any] = {"steps": 50, "guidance": 3.0, "frames": None}
 
 
 class Emu2:
@@ -38,6 +40,7 @@ class Emu2:
         processor: its processor.
         image_pipeline, video_pipeline: what turns visual embeddings into pictures and clips, where there is one.
         name: what error messages call it; the folder it came from.
+        drawing: `steps`, `guidance` and `frames` (of a clip) where a call names none; what is left out is as published.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Emu2:
         image_pipeline: "Emu2ImagePipeline | None" = None,
         video_pipeline: "Emu2VideoPipeline | None" = None,
         name: str = "this model",
+        drawing: dict[str, Any] | None = None,
     ):
         self.model = model
         self.processor = processor
@@ -55,6 +59,7 @@ class Emu2:
         self.image_pipeline: Any = image_pipeline
         self.video_pipeline: Any = video_pipeline
         self.name = name
+        self.drawing = {**PUBLISHED_DRAWING, **(drawing or {})}
 
     def __repr__(self) -> str:
         can = [what for what, pipe in (("draw", self.image_pipeline), ("film", self.video_pipeline)) if pipe]
@@ -154,8 +159,8 @@ class Emu2:
         prompt: Prompt,
         *,
         negative_prompt: Prompt | None = None,
-        steps: int = 50,
-        guidance: float = 3.0,
+        steps: int | None = None,
+        guidance: float | None = None,
         height: int | None = None,
         width: int | None = None,
         count: int = 1,
@@ -169,8 +174,8 @@ class Emu2:
 
         Args:
             negative_prompt: what to keep away from; None is the published null.
-            steps: denoising steps, at least 1.
-            guidance: how strongly to follow the prompt; 1 or less is no guidance.
+            steps: denoising steps, at least 1; None is the model's own number, 50 as published.
+            guidance: how strongly to follow the prompt; 1 or less is no guidance, None the model's own, 3 as published.
             height, width: size in pixels, multiples of 8; None takes the decoder's own.
             count: pictures to draw. With more than one, a list comes back.
             seed: makes the pictures repeatable.
@@ -186,8 +191,8 @@ class Emu2:
         images = pipeline(
             as_parts(prompt),
             negative_prompt=negative_prompt,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            num_inference_steps=self.drawing["steps"] if steps is None else steps,
+            guidance_scale=self.drawing["guidance"] if guidance is None else guidance,
             height=height,
             width=width,
             num_images_per_prompt=count,
@@ -207,7 +212,7 @@ class Emu2:
         prompt: Prompt,
         *,
         negative_prompt: Prompt | None = None,
-        steps: int = 50,
+        steps: int | None = None,
         guidance: float | None = None,
         num_frames: int | None = None,
         height: int | None = None,
@@ -219,8 +224,8 @@ class Emu2:
         """Make a clip from a prompt as `draw` takes it.
 
         Args:
-            num_frames: frames of the clip; None takes the decoder's own number.
-            guidance: None takes the decoder's own. The other arguments as in `draw`.
+            num_frames: frames of the clip; None is the model's own number, 16 as published. The other arguments as in
+                `draw`.
 
         Returns:
             the frames, in order.
@@ -228,12 +233,14 @@ class Emu2:
         pipeline = self._video_decoder()
         check_not_empty(prompt)
         pipeline.set_progress_bar_config(disable=not progress)
-        given = {"num_frames": num_frames, "guidance_scale": guidance, "height": height, "width": width}
+        frames = self.drawing["frames"] if num_frames is None else num_frames
+        given = {"num_frames": frames, "height": height, "width": width}
         options |= {name: value for name, value in given.items() if value is not None}
         return pipeline(
             as_parts(prompt),
             negative_prompt=negative_prompt,
-            num_inference_steps=steps,
+            num_inference_steps=self.drawing["steps"] if steps is None else steps,
+            guidance_scale=self.drawing["guidance"] if guidance is None else guidance,
             generator=_generator(seed),
             **options,
         ).frames[0]
@@ -246,8 +253,8 @@ class Emu2:
         max_images: int = 4,
         draw_first: bool = False,
         temperature: float | None = None,
-        steps: int = 50,
-        guidance: float = 3.0,
+        steps: int | None = None,
+        guidance: float | None = None,
         seed: int | None = None,
     ) -> list[str | Image.Image]:
         """Go on with a prompt in text and pictures; the model itself chooses when to draw.
@@ -283,8 +290,8 @@ class Emu2:
             else:
                 told += pipeline(
                     prompt_embeds=segment.embeddings[None],
-                    num_inference_steps=steps,
-                    guidance_scale=guidance,
+                    num_inference_steps=self.drawing["steps"] if steps is None else steps,
+                    guidance_scale=self.drawing["guidance"] if guidance is None else guidance,
                     generator=_generator(seed),
                 ).images
         return told

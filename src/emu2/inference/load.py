@@ -92,7 +92,7 @@ def _load_variant(variant: Variant, device: torch.device, dtype: torch.dtype, de
     model = variant.load(dtype=dtype, device_map=_placement(device, device_map)).eval()
     processor = _load_processor(variant.processor, model.config)
     processor.num_query, processor.num_video_query = model.config.num_query, model.config.num_video_query
-    emu2 = Emu2(model, processor, name=str(variant.folder))
+    emu2 = Emu2(model, processor, name=str(variant.folder), drawing=dict(variant.drawing))
     if not variant.draws:
         return emu2
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel

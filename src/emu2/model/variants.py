@@ -10,7 +10,8 @@
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ class Variant:
     """One variant on disk.
 
     root: folder of all. name: of this one, its subfolder. draws: whether the decoders beside it read its embeddings.
+    drawing: `steps`, `guidance` and `frames` that its decoders were made for.
     """
 
     root: Path
     name: str
     draws: bool
+    drawing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -74,11 +77,12 @@ def find_variant(path: str | Path) -> Variant | None:
         if not file.is_file():
             continue
         try:
-            listed: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["variants"]
+            told = json.loads(file.read_text(encoding="utf-8"))
+            listed: dict[str, Any] = told["variants"]
             if name is None:
                 name = next(iter(listed))
             if name in listed:
-                return Variant(root, name, bool(listed[name]["draws"]))
+                return Variant(root, name, bool(listed[name]["draws"]), dict(told.get("drawing", {})))
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise ValueError(f"{file} is damaged: expected the variants of a model ({error!r}).") from error
     return None

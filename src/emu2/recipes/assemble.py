@@ -25,6 +25,10 @@ from emu2.train.whole import Whole
 #: picture than the decoders know, and learned to answer; as in the paper it draws nothing.
 VARIANTS: dict[str, tuple[str, bool]] = {"base": ("unified", True), "chat": ("chat", False), "gen": ("gen", True)}
 
+#: How the small decoders draw best: few steps are enough at this size, and guidance makes their pictures worse. Their
+#: clips have as many frames as those that they learned from.
+DRAWING = {"steps": 20, "guidance": 1.0, "frames": 8}
+
 
 def assemble(runs: str | Path, folder: str | Path) -> Path:
     """Write the three variants.
@@ -68,7 +72,7 @@ def write_variants(wholes: Mapping[str, Whole], drawing: Whole, filming: Whole, 
     drawing.scheduler.save_pretrained(aside / "scheduler")
     filming.video_scheduler.save_pretrained(aside / "video" / "scheduler")
     listed = {name: {"draws": VARIANTS[name][1]} for name in wholes}
-    (aside / MANIFEST).write_text(json.dumps({"variants": listed}, indent=1))
+    (aside / MANIFEST).write_text(json.dumps({"variants": listed, "drawing": DRAWING}, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder

@@ -31,7 +31,7 @@ def _episode(studio: Studio, dice: Dice, key: str) -> Record:
     family = dice.weighted(_TOLD, _TOLD_WEIGHTS)
     wording = dice.pick(WORDINGS) if family is naming else "full"
     record = family(studio.tellers[wording], dice, key)
-    parts = list(record.segments)
+    parts = [str(segment) for segment in record.segments]
     opening = [parts.pop(0)] if len(parts) % 2 else []
     shown = [f"{told}: {answer}" for told, answer in zip(parts[::2], parts[1::2], strict=True)]
     return Record("text", (" ".join([*opening, *shown]),), key, None, {"episode": record.kind, **record.truth})
