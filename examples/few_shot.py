@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="nano", help="a model folder or name")
     parser.add_argument("--shots", type=int, default=4, choices=[0, 1, 2, 4, 8, 16], help="pictures shown with answers")
     parser.add_argument("--questions", type=int, default=5)
-    parser.add_argument("--concepts", type=int, default=60, help="things that the model knows")
+    parser.add_argument("--concepts", type=int, default=32, help="things that the model knows")
     parser.add_argument("--style", default="simple", help="of the scenes that it knows")
     options = parser.parse_args()
 

@@ -95,8 +95,8 @@ def stage(base: Emu2, chat: Emu2, gen: Emu2, *, size: Size | None = None, seed: 
         return LoadedSubject(model, batch_size=20, steps=size.steps, seed=seed)
 
     models = Models(subject(base), subject(chat), subject(gen))
-    # The things and the style that the shipped model names; the made-up words are of any held thing.
-    config = MiniatureConfig(style="simple", concepts=60, seed=_SEED + seed)
+    # The things and the style that the shipped model knows; the made-up words are of any held thing.
+    config = MiniatureConfig(style="simple", concepts=32, seed=_SEED + seed)
     return Stage(base, models, Exam(config, models.base.image_size), size)
 
 

@@ -45,7 +45,7 @@ STARTS: dict[str, dict[str, str]] = {
     "gen": {"whole": "unified", "image_decoder": "decoder"},
 }
 #: Which stages go first where several could: those that the longest chain of others waits for.
-ORDER = ("vision", "language", "autoencoder", "caption", "unified", "decoder", "video_decoder", "chat", "gen")
+ORDER = ("vision", "language", "autoencoder", "caption", "unified", "decoder", "chat", "gen", "video_decoder")
 
 _POLL_SECONDS, _NOTE_SECONDS = 0.5, 5.0
 #: Beside a run's own files: what it started from, and when who has worked on it.
