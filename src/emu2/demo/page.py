@@ -9,16 +9,14 @@ from string import Template
 from typing import Any
 
 from emu2.demo.sections import Section
-from emu2.evaluate.page import STYLE, sample_row
-from emu2.train.report import card
+from emu2.evaluate.page import RESULT_STYLE, sample_row
+from emu2.train.report import STYLE, card
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Emu2 at work</title>
 <style>
 $style
-pre { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:10px 14px; overflow-x:auto;
-  font:13.5px ui-monospace,Menlo,Consolas,monospace }
 svg text { fill:var(--soft); font:12px system-ui,sans-serif }
 </style></head><body><main>
 <h1>Emu2 at work</h1>
@@ -45,7 +43,7 @@ def write_page(path: Path, sections: Sequence[Section], facts: dict[str, Any]) -
     """
     values = {name: escape(str(value)) for name, value in facts.items()}
     values |= {
-        "style": STYLE,
+        "style": STYLE + RESULT_STYLE,
         "cards": "".join(card(*one) for section in sections if (one := _card(section))),
         "sections": "".join(map(_section, sections)),
         "commands": escape(_COMMANDS),

@@ -17,7 +17,7 @@ from emu2.evaluate.rows import Row, Sample
 from emu2.evaluate.table import beside, interval, number, target
 from emu2.processing.grounding import Box
 from emu2.processing.video import Video
-from emu2.train.report import card, data_url
+from emu2.train.report import STYLE, card, data_url
 
 if TYPE_CHECKING:
     from emu2.evaluate.miniature import Report
@@ -31,34 +31,16 @@ _MARKS = {True: '<span class="yes">&#10003;</span>', False: '<span class="no">&#
 #: Ends of the bars, in each unit.
 _SCALES = {"share": (0.0, 1.0), "likeness": (0.0, 1.0), "gain": (-0.2, 1.0), "lead": (-0.2, 0.5), "dB": (0.0, 40.0)}
 
-#: How pages about what a model did look.
-STYLE = """:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e1e6ec; --card:#fff; --page:#f5f7fa; --good:#1a8f5a;
-  --bad:#c2483d; --bar:#4c8bf5; --mark:#e0a030 }
-@media (prefers-color-scheme: dark) { :root { --ink:#e8edf3; --soft:#97a5b6; --line:#2a3542; --card:#18212c;
-  --page:#10171f; --good:#4cc38a; --bad:#f0857b } }
-* { box-sizing:border-box }
-body { margin:0; background:var(--page); color:var(--ink); font:16px/1.5 system-ui,"Segoe UI",sans-serif }
-main { max-width:1120px; margin:0 auto; padding:36px 20px 70px }
-h1 { font-size:32px; margin:0 0 4px; letter-spacing:-.4px } h2 { font-size:22px; margin:46px 0 2px }
-p { margin:4px 0 12px; color:var(--soft); max-width:82ch }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(140px,1fr)); gap:12px; margin:20px 0 }
-.card { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:13px 16px }
-.card b { display:block; font-size:26px; letter-spacing:-.4px } .card span { color:var(--soft); font-size:13.5px }
-.wide { overflow-x:auto; background:var(--card); border:1px solid var(--line); border-radius:12px }
-table { border-collapse:collapse; width:100% }
-th { text-align:left; font-size:12.5px; color:var(--soft); font-weight:600; padding:9px 12px; white-space:nowrap }
-td { border-top:1px solid var(--line); padding:8px 12px; vertical-align:middle; font-size:14.5px }
-td.n { text-align:right; white-space:nowrap; font-variant-numeric:tabular-nums } td.b { font-weight:650 }
-.note { color:var(--soft); font-size:12.5px; line-height:1.35 }
-.yes { color:var(--good); font-weight:700 } .no { color:var(--bad); font-weight:700 }
-svg { display:block } .axis { stroke:var(--line); stroke-width:6; stroke-linecap:round }
+#: Of pages about what a model did, beside the rules of all pages.
+RESULT_STYLE = """td { font-size:14.5px } td.b { font-weight:650 }
+.axis { stroke-width:6; stroke-linecap:round; stroke:var(--line) }
 .range { stroke:var(--bar); stroke-width:6; stroke-linecap:round; opacity:.4 } .dot { fill:var(--bar) }
 .base { stroke:var(--soft); stroke-width:2 } .goal { stroke:var(--mark); stroke-width:2 }
 details { margin:10px 0 } summary { cursor:pointer; color:var(--soft); font-size:14px }
-.seq { display:flex; flex-wrap:wrap; gap:6px; align-items:center; max-width:620px }
 .seq span, td > span { font-size:13.5px; overflow-wrap:break-word }
-img { image-rendering:pixelated; border-radius:5px; display:block; outline:1px solid var(--line) }
-.box { border:1px dashed var(--soft); border-radius:6px; padding:3px 6px; font-size:12px; color:var(--soft) }"""
+img { outline:1px solid var(--line) }
+.box { border:1px dashed var(--soft); border-radius:6px; padding:3px 6px; font-size:12px; color:var(--soft) }
+"""
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -92,7 +74,7 @@ def write_page(path: Path, report: Report) -> Path:
         names.setdefault(name, []).append(variant)
     settings = {**report.settings, **vars(report.config), "seconds": report.seconds}
     values = {
-        "style": STYLE,
+        "style": STYLE + RESULT_STYLE,
         "models": "; ".join(f"{escape(' and '.join(who))}: <code>{escape(name)}</code>" for name, who in names.items()),
         "cards": "".join(card(str(count), what) for what, count in report.summary.items()),
         "groups": "".join(sections),
@@ -118,15 +100,16 @@ def _row(row: Row) -> str:
     name = escape(row.spec.name)
     if row.measured is None:
         why = f'<td colspan="4" class="note">not measured: {escape(row.missing)}</td>'
-        return f'<tr><td>{name}</td>{why}<td class="n">{escape(target(row.spec))}</td><td></td><td></td></tr>'
+        return f'<tr><td>{name}</td>{why}<td class="number">{escape(target(row.spec))}</td><td></td><td></td></tr>'
     note = f'<div class="note">{escape(row.measured.note)}</div>' if row.measured.note else ""
     mark = _MARKS[row.reached]
     return (
         f"<tr><td>{name}{note}</td>"
-        f'<td class="n b">{escape(number(row.measured.figure.value, row.spec.unit))}</td>'
-        f'<td class="n">{escape(interval(row))}</td><td>{_bar(row)}</td>'
-        f'<td class="n">{escape(beside(row))}{_baseline(row)}</td><td class="n">{escape(target(row.spec))}</td>'
-        f'<td class="n">{row.measured.figure.n}</td><td>{mark}</td></tr>'
+        f'<td class="number b">{escape(number(row.measured.figure.value, row.spec.unit))}</td>'
+        f'<td class="number">{escape(interval(row))}</td><td>{_bar(row)}</td>'
+        f'<td class="number">{escape(beside(row))}{_baseline(row)}</td>'
+        f'<td class="number">{escape(target(row.spec))}</td>'
+        f'<td class="number">{row.measured.figure.n}</td><td>{mark}</td></tr>'
     )
 
 

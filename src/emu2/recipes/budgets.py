@@ -79,12 +79,14 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         # Drawing from words, seeing, and episodes whose demonstrations say what is asked for and in what form. Telling
         # any two new things apart by made-up words takes more episodes than these cores can show (MODEL_CARD.md), and
         # episodes of many drawn pictures and long stories cost most.
-        'data.kinds={"pair": 0.14, "grounded_pair": 0.03, "text_to_image": 0.28, "video_pair": 0.02, "text": 0.02, '
-        '"naming": 0.12, "rule": 0.06, "tuple": 0.09, "counting": 0.10, "visual_prompt": 0.05, "drawing": 0.04, '
-        '"document": 0.05}',
+        'data.kinds={"pair": 0.14, "grounded_pair": 0.03, "text_to_image": 0.27, "video_pair": 0.02, "text": 0.02, '
+        '"naming": 0.12, "rule": 0.06, "tuple": 0.04, "tuple/all": 0.05, "counting": 0.05, "counting/all": 0.07, '
+        '"visual_prompt": 0.04, "drawing": 0.04, "document": 0.05}',
         'data.batch_sizes={"pair": 32, "grounded_pair": 32, "text_to_image": 32, "text": 32, "video_pair": 8}',
         *_FEW,
-        f'data.worlds={{{_TOLD}, "naming": {{"ways": [2, 2, 4]}}, "text": {{"told": 0.7}}}}',
+        # Of things that have no name here only the demonstrations tell the name.
+        f'data.worlds={{{_TOLD}, "naming": {{"ways": [2, 2, 4]}}, "text": {{"told": 0.7}}, '
+        '"tuple/all": {"concepts": null}, "counting/all": {"concepts": null}}',
         "optim.warmup_steps=100",
     ),
     # One picture in four shows any thing on any background, for things that are given as pictures.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu2.recipes.records import StageRecord, stage_records
 from emu2.train.metrics import read_log
-from emu2.train.report import STYLE, card, diagram, duration, figure, samples, tail_mean
+from emu2.train.report import RUN_STYLE, STYLE, card, diagram, duration, figure, samples, tail_mean
 
 if TYPE_CHECKING:
     from emu2.recipes.pipeline import Pipeline
@@ -44,7 +44,8 @@ def write_page(pipeline: Pipeline) -> Path:
     html = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}</title><style>{STYLE} nav a {{ margin-right:14px }} td, th {{ padding:6px 10px }} "
+        f"<title>{escape(name)}</title><style>{STYLE}{RUN_STYLE} nav a {{ margin-right:14px }} "
+        "td, th { padding:6px 10px } "
         ".curves { grid-template-columns:repeat(auto-fill,minmax(330px,1fr)) } "
         "h3 { font-size:16px; margin:18px 0 8px } .table { overflow-x:auto }</style></head><body><main>"
         f"<h1>{escape(name)}: all stages</h1><p>{escape(about)}</p>"

@@ -39,33 +39,42 @@ _MOST_POINTS = 600
 _MOST_STEPS, _MOST_SAMPLES = 6, 16
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 420, 190, 52, 22, 10
 
-#: How pages about runs look.
-STYLE = """:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e1e6ec; --card:#fff; --page:#f5f7fa }
+#: How all pages look; each adds rules of its own.
+STYLE = """:root { --ink:#1d2530; --soft:#5d6b7c; --line:#e1e6ec; --card:#fff; --page:#f5f7fa; --good:#1a8f5a;
+  --bad:#c2483d; --bar:#4c8bf5; --mark:#e0a030 }
 @media (prefers-color-scheme: dark) { :root { --ink:#e8edf3; --soft:#97a5b6; --line:#2a3542; --card:#18212c;
-  --page:#10171f } }
+  --page:#10171f; --good:#4cc38a; --bad:#f0857b } }
 * { box-sizing:border-box }
 body { margin:0; background:var(--page); color:var(--ink); font:16px/1.5 system-ui,"Segoe UI",sans-serif }
 main { max-width:1120px; margin:0 auto; padding:36px 20px 70px }
-h1 { font-size:30px; margin:0 0 4px; letter-spacing:-.4px } h2 { font-size:21px; margin:40px 0 10px }
-p { margin:4px 0; color:var(--soft) }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:12px; margin:20px 0 }
+h1 { font-size:32px; margin:0 0 4px; letter-spacing:-.4px } h2 { font-size:22px; margin:44px 0 4px }
+p { margin:4px 0 12px; color:var(--soft); max-width:82ch } .note { color:var(--soft); font-size:13px; line-height:1.4 }
+.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(140px,1fr)); gap:12px; margin:20px 0 }
 .card { background:var(--card); border:1px solid var(--line); border-radius:12px; padding:13px 16px }
-.card b { display:block; font-size:23px; letter-spacing:-.4px }
-.card span { color:var(--soft); font-size:13.5px }
+.card b { display:block; font-size:26px; letter-spacing:-.4px }
+.card span { color:var(--soft); font-size:13.5px; line-height:1.35 }
+.wide { overflow-x:auto; background:var(--card); border:1px solid var(--line); border-radius:12px }
+table { border-collapse:collapse; width:100% }
+th { text-align:left; font-size:12.5px; color:var(--soft); font-weight:600; padding:9px 12px }
+td { border-top:1px solid var(--line); padding:8px 12px; vertical-align:middle }
+td.number { text-align:right; white-space:nowrap; font-variant-numeric:tabular-nums }
+.yes { color:var(--good); font-weight:700 } .no { color:var(--bad); font-weight:700 }
+.seq { display:flex; flex-wrap:wrap; gap:7px; align-items:center; max-width:640px }
+img { image-rendering:pixelated; border-radius:5px; display:block }
 .curves { display:grid; grid-template-columns:repeat(auto-fit,minmax(330px,1fr)); gap:12px }
-.curves b { font-size:15px } .legend { float:right; font-size:12.5px }
-svg { display:block; width:100%; margin-top:6px } svg text { fill:var(--soft); font:11px system-ui,sans-serif }
-.axis { stroke:var(--line) } .line { fill:none; stroke-linejoin:round }
-.samples { display:flex; flex-wrap:wrap; gap:12px; align-items:flex-start }
+.curves b { font-size:15px } .curves .legend { float:right; font-size:12.5px }
+.curves svg { display:block; width:100%; margin-top:6px }
+.curves text { fill:var(--soft); font:11px system-ui,sans-serif } .curves .axis { stroke:var(--line) }
+.line { fill:none; stroke-linejoin:round }
+pre { font:13px ui-monospace,Menlo,Consolas,monospace; overflow-x:auto; background:var(--card);
+  border:1px solid var(--line); border-radius:10px; padding:12px 14px }
+"""
+#: Of pages about runs.
+RUN_STYLE = """.samples { display:flex; flex-wrap:wrap; gap:12px; align-items:flex-start }
 figure { margin:0; background:var(--card); border:1px solid var(--line); border-radius:10px; padding:9px;
   max-width:520px }
-figure img { display:block; max-width:100%; image-rendering:pixelated; border-radius:4px }
-figcaption { color:var(--soft); font-size:12.5px; margin-bottom:5px }
-table { border-collapse:collapse; background:var(--card); border:1px solid var(--line); border-radius:10px; width:100% }
-td, th { text-align:left; padding:7px 14px; border-top:1px solid var(--line) } th { font-size:13px; color:var(--soft) }
-td.number { text-align:right; width:110px; font-variant-numeric:tabular-nums }
-pre { font:13px ui-monospace,Menlo,Consolas,monospace; overflow-x:auto; background:var(--card);
-  border:1px solid var(--line); border-radius:10px; padding:14px }
+figure img { max-width:100% } figcaption { color:var(--soft); font-size:12.5px; margin-bottom:5px }
+table { background:var(--card); border:1px solid var(--line); border-radius:10px }
 """
 
 _PAGE = Template("""<!doctype html>
@@ -96,7 +105,7 @@ def write_report(out: Path) -> Path:
     summary = json.loads(path.read_text()) if path.is_file() else {}
     log = read_log(out / "log.jsonl")
     values = {
-        "style": STYLE,
+        "style": STYLE + RUN_STYLE,
         "name": escape(str(config["name"])),
         "what": escape(_what(config, summary, log)),
         "cards": "".join(card(*one) for one in _cards(config, summary, log)),
@@ -184,7 +193,7 @@ def diagram(title: str, words: str, beginnings: tuple[str, ...], log: Sequence[M
     drawn, legend = [], []
     for number, (name, points) in enumerate(curves.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        smooth = title == "Loss" and len(points) > 20
+        smooth = beginnings == ("loss",) and len(points) > 20
         for shown, width, opacity in ((points, 1.0 if smooth else 1.8, 0.35 if smooth else 1.0),) + (
             ((_running_mean(points), 2.0, 1.0),) if smooth else ()
         ):

@@ -1,0 +1,22 @@
+"""Prompts are frozen: a model that ships has learned these very tokens."""
+
+import json
+
+import pytest
+from helpers_prompts import FILE, names, prompts
+
+import emu2
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return prompts(emu2.load("nano", device="cpu").processor)
+
+
+def test_the_snapshot_holds_every_kind():
+    assert list(json.loads(FILE.read_text(encoding="utf-8"))) == names()
+
+
+@pytest.mark.parametrize("name", names())
+def test_prompts_are_those_of_the_snapshot(shown, name):
+    assert shown[name] == json.loads(FILE.read_text(encoding="utf-8"))[name]
