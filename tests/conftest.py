@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -89,3 +90,21 @@ def tiny_model(tiny_config):
 
     torch.manual_seed(0)
     return Emu2ForConditionalGeneration(tiny_config).eval()
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """opened(format, path, kind, ...): a source of records, the same after a trip through pickle."""
+
+    def _opened(form, path, kind, **settings):
+        paths = {name: str(settings.pop(name)) for name in ("images", "annotations") if name in settings}
+        spec = {"format": form, "path": str(path), "cache": str(tmp_path / "cache"), **paths, **settings}
+        from emu2.data.readers import open_source
+
+        source = open_source(spec, kind)
+        again = pickle.loads(pickle.dumps(source))
+        assert again.fingerprint() == source.fingerprint()
+        assert again.size == source.size
+        return source
+
+    return _opened

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
 from PIL import Image
+
+from emu2.data.sources import BadSampleError
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -72,3 +77,75 @@ def pair_members(colours, start=0):
         yield f"{key}.png", encoded(colour)
         yield f"{key}.txt", f"a {colour} picture"
         yield f"{key}.json", {"caption": f"a {colour} picture", "url": url, "key": key, "status": "success"}
+
+
+def shapes(segments):
+    """Texts as they are, pictures by the name of their colour, boxes and clips by their type."""
+    names = {Image.new("RGB", (1, 1), name).getpixel((0, 0)): name for name in COLOURS}
+    return [
+        segment.getpixel((0, 0)) in names and f"<{names[segment.getpixel((0, 0))]}>"
+        if isinstance(segment, Image.Image)
+        else segment
+        for segment in segments
+    ]
+
+
+def cause(source, index):
+    with pytest.raises(BadSampleError) as caught:
+        source[index]
+    return caught.value.cause
+
+
+def parquet(path, rows, group=2):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=group)
+    return path
+
+
+# Contents of annotation files
+
+COCO = {
+    "images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "width": 16, "height": 12}],
+    "annotations": [{"image_id": 9, "id": 1, "caption": "A red thing. "}, {"image_id": 9, "id": 2, "caption": ""}],
+}
+QUESTIONS = {
+    "data_subtype": "train2014",
+    "questions": [
+        {"image_id": 9, "question": "What colour?", "question_id": 90},
+        {"image_id": 9, "question": "Who?", "question_id": 91},
+    ],
+}
+ANSWERS = {
+    "annotations": [
+        {
+            "question_id": 90,
+            "image_id": 9,
+            "multiple_choice_answer": "red",
+            "answers": [{"answer": "red", "answer_confidence": "yes", "answer_id": i} for i in range(10)],
+        }
+    ]
+}
+GQA = {"05": {"imageId": "12", "question": "Is it red?", "answer": "yes", "fullAnswer": "Yes, it is.", "types": {}}}
+TEXTVQA = {
+    "data": [{"image_id": "ab", "question": "What is written?", "question_id": 3, "answers": ["stop", "go", "go"]}]
+}
+OCR = {"data": [{"image_id": "ab", "ocr_tokens": ["GO", "5"], "ocr_info": []}]}
+INSTANCES = {
+    "images": COCO["images"],
+    "annotations": [{"id": 7, "image_id": 9, "bbox": [4.0, 3.0, 8.0, 9.5], "category_id": 1}],
+}
+REFS = [
+    {
+        "ref_id": 5,
+        "ann_id": 7,
+        "image_id": 9,
+        "split": split,
+        "file_name": "COCO_train2014_000000000009_7.jpg",
+        "sentences": [{"sent": "the red thing", "sent_id": 1}, {"sent": "thing", "sent_id": 2}],
+    }
+    for split in ("train", "testA")
+]
+GRIT = {
+    "caption": "a dog in a field of flowers",
+    "noun_chunks": [[0, 5, 0.25, 0.5, 0.75, 1.0, 0.9], [9, 16, 0, 0, 1, 1, 0.8], [20, 27, 0, 0.5, 1, 1, 0.7]],
+    "ref_exps": [[0, 27, 0.25, 0.5, 0.75, 1.0, 0.9], [9, 27, 0.0, 0.0, 1.0, 1.01, 0.8]],
+}
