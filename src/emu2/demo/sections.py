@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -28,8 +28,16 @@ from emu2.world.clips import Clip
 
 #: Numbers of demonstrations that the few-shot section goes through.
 SHOTS = (0, 1, 2, 4, 8)
+#: Families of episodes in it -> what they ask for. Things of the split "held": no stage of training showed them.
+_FAMILIES = {
+    "naming": "which of two made-up words",
+    "counting": "what and how many, as [cat: 2, dog: 1].",
+    "tuple": "some attributes, in some order",
+}
 #: Kinds of questions that are asked, one of each.
 _QUESTIONS = ("what", "count", "where", "colour", "yes_no", "group", "clock", "letters", "referring", "video")
+#: Tokens of an answer at most, and demonstrations of the prompts that are shown.
+_EPISODE_TOKENS, _SHOWN_SHOTS = 32, 2
 #: What the model's box and the true one are drawn in.
 _SAID, _TRUE = "#e07b2e", "#2f9e6b"
 
@@ -38,12 +46,12 @@ _SAID, _TRUE = "#e07b2e", "#2f9e6b"
 class Size:
     """How much is shown.
 
-    rows: lines of a section. episodes: few-shot episodes that each number of demonstrations is tried on. films: clips.
+    rows: lines of a section. episodes: few-shot episodes of each family and number of demonstrations. films: clips.
     steps: of a drawing or a film.
     """
 
     rows: int = 5
-    episodes: int = 40
+    episodes: int = 24
     films: int = 2
     steps: int = 20
 
@@ -54,11 +62,20 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Share of right answers by number of demonstrations, and what guessing reaches."""
+
+    name: str
+    shares: dict[int, float]
+    chance: float
+
+
+@dataclass(frozen=True)
 class Section:
     """One thing the model does.
 
-    code: how to do it oneself. samples: what went in, what came out, what is true. curve: number of demonstrations ->
-    share of right answers, and `chance` beside it, where there is such a curve. seconds: it took.
+    code: how to do it oneself. samples: what went in, what came out, what is true. curves: of right answers by number
+    of demonstrations. seconds: it took.
     """
 
     name: str
@@ -66,8 +83,7 @@ class Section:
     about: str
     code: str
     samples: tuple[Sample, ...]
-    curve: dict[int, float] = field(default_factory=dict)
-    chance: float = 0.0
+    curves: tuple[Curve, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -175,28 +191,38 @@ def _boxed(picture: Image.Image, boxes: Sequence[Sequence[float]], colour: str) 
 
 
 def few_shot(on: Stage) -> Section:
-    """Made-up words for things that no stage of training showed, learned from the prompt."""
-    curve: dict[int, float] = {}
-    samples: list[Sample] = []
-    for shots in SHOTS:
-        records = on.exam.records("naming", on.size.episodes, split="held", shots=(shots,), ways=(2,), concepts=None)
-        asks = [Ask(record.prompt, record.truth["answer"]) for record in records]
-        said = [text.split(".")[0] + "." for text in on.models.base.complete(asks, 8)]
-        right = [text == ask.answer for text, ask in zip(said, asks, strict=True)]
-        curve[shots] = sum(right) / len(right)
-        if shots in (0, 2):
-            shown = zip(asks[:2], said, right, strict=False)
-            samples += [Sample(ask.prompt, text, ask.answer, ok) for ask, text, ok in shown]
+    """What is asked for is told by demonstrations alone, about things that no stage of training showed."""
+    curves, samples = [], []
+    for family, asked in _FAMILIES.items():
+        shares: dict[int, float] = {}
+        chance = 0.0
+        for shots in SHOTS:
+            records = on.exam.records(family, on.size.episodes, split="held", shots=(shots,), ways=(2,), concepts=None)
+            asks = [Ask(record.prompt, record.truth["answer"]) for record in records]
+            said = [first_sentence(text) for text in on.models.base.complete(asks, _EPISODE_TOKENS)]
+            right = [text == ask.answer for text, ask in zip(said, asks, strict=True)]
+            shares[shots] = sum(right) / len(right)
+            chance = sum(record.truth["chance"] for record in records) / len(records)
+            if shots == _SHOWN_SHOTS:
+                samples += [
+                    Sample(ask.prompt, text, ask.answer, ok)
+                    for ask, text, ok in zip(asks[:2], said, right, strict=False)
+                ]
+        curves.append(Curve(f"{family}: {asked}", shares, chance))
     return Section(
         "few_shot",
         "It learns from the prompt",
-        "Two made-up words stand for two things that no stage of training ever showed, anew in every prompt. Nothing "
-        f"but the demonstrations says which is which. Share of right answers, {on.size.episodes} prompts each:",
-        'm.complete(["bako or limu?", one, "bako.", other, "limu.", query])',
+        "Demonstrations alone say what is asked for, about things that no stage of training ever showed. Share of "
+        f"right answers to the same {on.size.episodes} queries after 0 to {SHOTS[-1]} demonstrations:",
+        'm.complete([one, "[cat: 2].", other, "[cat: 1].", query])',
         tuple(samples),
-        curve,
-        0.5,
+        tuple(curves),
     )
+
+
+def first_sentence(text: str) -> str:
+    """An answer ends with its full stop; what comes after is the model going on."""
+    return text.split(".")[0] + "."
 
 
 def draw(on: Stage) -> Section:

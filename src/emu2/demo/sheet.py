@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from emu2.demo.sections import Section
+from emu2.demo.sections import Curve, Section
 from emu2.demo.terminal import pictures_in
 from emu2.evaluate.rows import Sample
 from emu2.processing.grounding import Box
@@ -44,11 +44,10 @@ def write_sheet(path: Path, sections: Sequence[Section]) -> Path:
 def _block(section: Section, rows: int) -> Image.Image:
     """A section: its title, its curve where it has one, and its first rows."""
     parts = [_title(section)]
-    if section.curve:
-        parts.append(_curve(section))
-    # of the few-shot rows, the ones with demonstrations
-    samples = section.samples[-rows:] if section.curve else section.samples[:rows]
-    parts += [_row(sample) for sample in samples]
+    parts += [_curve(curve) for curve in section.curves]
+    # of each family of episodes one
+    samples = section.samples[:: max(1, len(section.samples) // rows)] if section.curves else section.samples
+    parts += [_row(sample) for sample in samples[:rows]]
     block = Image.new("RGB", (_WIDTH, sum(part.height + 6 for part in parts)), "white")
     top = 0
     for part in parts:
@@ -65,20 +64,21 @@ def _title(section: Section) -> Image.Image:
     return title
 
 
-def _curve(section: Section) -> Image.Image:
+def _curve(curve: Curve) -> Image.Image:
     """Bars of the share of right answers, by number of demonstrations."""
     picture = Image.new("RGB", (_WIDTH, _CURVE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
-    room, step = _CURVE_HEIGHT - 34, 100
-    for number, (shots, share) in enumerate(section.curve.items()):
-        left, top = number * step, 16 + room * (1 - share)
-        draw.rectangle((left, top, left + 64, 16 + room), fill=_BAR)
-        draw.text((left + 32, top - 2), f"{share:.0%}", fill=_INK, font=font, anchor="mb")
+    left, room, step, top = 170, _CURVE_HEIGHT - 34, 66, 16
+    draw.text((0, _CURVE_HEIGHT // 2 - 10), curve.name.partition(":")[0], fill=_INK, font=ImageFont.load_default(13))
+    for number, (shots, share) in enumerate(curve.shares.items()):
+        place = left + number * step
+        draw.rectangle((place, top + room * (1 - share), place + 42, top + room), fill=_BAR)
+        draw.text((place + 21, top + room * (1 - share) - 2), f"{share:.0%}", fill=_INK, font=font, anchor="mb")
         words = f"{shots} shot{'s' * (shots != 1)}"
-        draw.text((left + 32, 20 + room), words, fill=_SOFT, font=font, anchor="mt")
-    level = 16 + room * (1 - section.chance)
-    draw.line((0, level, len(section.curve) * step - 30, level), fill=_SOFT)
-    draw.text((len(section.curve) * step - 26, level), "chance", fill=_SOFT, font=font, anchor="lm")
+        draw.text((place + 21, top + 4 + room), words, fill=_SOFT, font=font, anchor="mt")
+    level, end = top + room * (1 - curve.chance), left + len(curve.shares) * step - 16
+    draw.line((left, level, end, level), fill=_SOFT)
+    draw.text((end + 4, level), "chance", fill=_SOFT, font=font, anchor="lm")
     return picture
 
 

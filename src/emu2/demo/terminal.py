@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from emu2.demo.sections import Section
+from emu2.demo.sections import Curve, Section
 from emu2.processing.grounding import Box
 from emu2.processing.video import Video
 
@@ -33,8 +33,7 @@ def section_lines(section: Section, number: int, *, pictures: bool) -> Renderabl
     """A section as a terminal shows it."""
     lines: list[RenderableType] = [Text(f"{number}. {section.title}", style="bold"), Text(section.about, style="dim")]
     lines.append(Text(f">>> {section.code}", style="cyan"))
-    if section.curve:
-        lines.append(_curve(section))
+    lines += [_curve(curve) for curve in section.curves]
     shown = section.samples if section.name == "chat" and not pictures else section.samples[:_ROWS]
     for sample in shown:
         mark = {True: Text("✓", "bold green"), False: Text("✗", "bold red"), None: Text(" ")}[sample.right]
@@ -51,15 +50,15 @@ def section_lines(section: Section, number: int, *, pictures: bool) -> Renderabl
     return Padding(Group(*lines), (0, 0, 1, 0))
 
 
-def _curve(section: Section) -> RenderableType:
-    """A bar for each number of demonstrations."""
+def _curve(curve: Curve) -> RenderableType:
+    """A bar for each number of demonstrations, and a mark where chance is."""
     table = Table.grid(padding=(0, 1))
-    for shots, share in section.curve.items():
+    chance = round(_BAR * curve.chance)
+    for shots, share in curve.shares.items():
         bar = "█" * round(_BAR * share)
-        chance = round(_BAR * section.chance)
         rest = "".join("│" if place == chance else "·" for place in range(len(bar), _BAR))
         table.add_row(f"{shots} shot{'s' * (shots != 1)}", Text.assemble((bar, "green"), (rest, "dim")), f"{share:.0%}")
-    return Group(table, Text(f"chance is {section.chance:.0%}", style="dim"))
+    return Group(Text(curve.name), table, Text(f"chance is {curve.chance:.0%}", style="dim"))
 
 
 def _words(parts: Any) -> Text:

@@ -74,7 +74,7 @@ _NANO_CPU: dict[str, Sequence[str]] = {
     ),
     "unified": (
         _BF16,
-        "steps=1700",
+        "steps=1500",
         "data.batch_size=12",
         # Drawing from words, seeing, and episodes whose demonstrations say what is asked for and in what form. Telling
         # any two new things apart by made-up words takes more episodes than these cores can show (MODEL_CARD.md), and
@@ -91,7 +91,7 @@ _NANO_CPU: dict[str, Sequence[str]] = {
     ),
     # One picture in four shows any thing on any background, for things that are given as pictures.
     "decoder": (
-        "steps=1900",
+        "steps=1700",
         "data.batch_size=16",
         "data.pool=4000",
         'data.kinds={"pair": 0.75, "pair/all": 0.25}',
@@ -100,10 +100,10 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         "optim.warmup_steps=100",
         "ema_decay=0.995",
     ),
-    "chat": (_BF16, "steps=700", "data.batch_size=16", *_FEW, "optim.warmup_steps=40"),
-    "gen": (_BF16, "steps=1000", "data.batch_size=16", *_FEW, "optim.warmup_steps=40"),
+    "chat": (_BF16, "steps=600", "data.batch_size=16", *_FEW, "optim.warmup_steps=40"),
+    "gen": (_BF16, "steps=800", "data.batch_size=16", *_FEW, "optim.warmup_steps=40"),
     "video_decoder": (
-        "steps=200",
+        "steps=150",
         "data.batch_size=4",
         *_FEW,
         "optim.warmup_steps=40",
