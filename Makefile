@@ -1,7 +1,6 @@
 # Every target does its whole set-up first: on a fresh machine Python 3.10 or newer (with venv) is all that is needed.
 #
-#   make demo           see a small trained Emu2 work, in minutes; trains nothing
-#   make train-demo     train a small Emu2 from nothing and look at it     (make train-demo QUICK=1: a few minutes)
+#   make demo           train a small Emu2 from nothing and look at it     (make demo QUICK=1: a few minutes)
 #   make test           lint, types, tests
 #   make lint           formatter, linter, type checker
 #   make figures        the pictures of the documentation
@@ -31,10 +30,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV) $(PYTHON)
 	@touch $@
 
-demo: $(STAMP)
-	$(BIN)/emu2 demo --out demo
-
-train-demo: $(STAMP)
+demo train-demo: $(STAMP)
 	$(BIN)/python -m emu2.recipes.demo $(if $(QUICK),--quick)
 
 lint: $(STAMP)

@@ -1,7 +1,7 @@
-"""The README's picture: the first rows of the demo's page as one sheet.
+"""The README's picture: the first rows of the training demo's page as one sheet.
 
-    make demo
-    python docs/demo_sheet.py                  # demo/index.html -> docs/figures/demo.png
+    make train-demo
+    python docs/demo_sheet.py                  # train-demo/index.html -> docs/figures/demo.png
 
 Nothing is chosen: the rows are the page's own, in its order.
 """
@@ -108,6 +108,6 @@ def _text(
 
 
 if __name__ == "__main__":
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("demo/index.html")
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("train-demo/index.html")
     target = Path(__file__).parent / "figures" / "demo.png"
     sheet(source).save(target, optimize=True)

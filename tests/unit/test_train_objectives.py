@@ -73,6 +73,16 @@ def test_unified_learns_the_pictures_of_an_episode_only_where_it_asks_for_one():
     assert objective.sample(drawn, random.Random(0)).num_visual_targets > 0
 
 
+def test_each_kind_may_have_its_pictures_first_as_often_as_it_likes():
+    objective = _objective(
+        "unified", image_first=0.0, image_firsts={"pair": 1.0}, kinds={"pair": 1.0, "video_pair": 1.0}
+    )
+    assert objective.sample(pair(0), random.Random(0)).num_visual_targets == 0
+    assert objective.sample(clip(1), random.Random(0)).num_visual_targets > 0
+    with pytest.raises(ValueError, match=r"image_firsts gives a probability to kinds .* got 'pears': 1\.0"):
+        _objective("unified", image_firsts={"pears": 1.0})
+
+
 def test_unified_learns_the_frames_of_a_clip_after_its_text():
     objective = _objective("unified", image_first=0.0)
     sample = objective.sample(clip(0, frames=6), random.Random(0))

@@ -28,6 +28,7 @@ class DataConfig:
         records for ever.
     image_first: probability that pictures and clips stand before their text in pairs and in interleaved documents
         (`unified`; 0.5 in the paper).
+    image_firsts: kind of record -> that probability, where it differs.
     frames: how many frames of a clip are read; of several numbers one is drawn for each record (8, 12, 16 in the
         paper's chat). A clip with fewer than the smallest number is a bad sample.
     frame_choice: "random" draws them (the paper's pretraining), "uniform" takes midpoints of equal parts (its chat).
@@ -53,6 +54,7 @@ class DataConfig:
     worlds: dict[str, dict[str, object]] = field(default_factory=dict)
     pool: int | None = None
     image_first: float = 0.5
+    image_firsts: dict[str, float] = field(default_factory=dict)
     frames: tuple[int, ...] = (8,)
     frame_choice: Literal["random", "uniform"] = "random"
     pack: bool = False
@@ -61,6 +63,10 @@ class DataConfig:
     validation_split: str = "seen"
     sources: dict[str, dict[str, object]] = field(default_factory=dict)
     batch_sizes: dict[str, int] = field(default_factory=dict)
+
+    def image_first_of(self, kind: str) -> float:
+        """The probability for records of this kind."""
+        return self.image_firsts.get(kind, self.image_first)
 
     def __post_init__(self) -> None:
         if not self.kinds or any(weight < 0 for weight in self.kinds.values()) or sum(self.kinds.values()) <= 0:
@@ -79,6 +85,12 @@ class DataConfig:
             raise ValueError(f"data.frames needs at least one number, each 1 or more; got {self.frames}.")
         if not 0 <= self.image_first <= 1:
             raise ValueError(f"data.image_first is a probability; got {self.image_first}.")
+        for kind, share in self.image_firsts.items():
+            if kind not in map(kind_of, self.kinds) or not 0 <= share <= 1:
+                raise ValueError(
+                    f"data.image_firsts gives a probability to kinds of records that data.kinds weighs; got {kind!r}: "
+                    f"{share}."
+                )
         for name, table in (("sources", self.sources), ("batch_sizes", self.batch_sizes), ("worlds", self.worlds)):
             unknown = sorted(set(table) - set(self.kinds))
             if unknown:

@@ -263,10 +263,10 @@ class UnifiedObjective(SequenceObjective):
         # A picture with its caption goes either way; what asks for a picture in words (text to image) stays as it is.
         if is_pair(record):
             if not isinstance(record.segments[0], str):
-                first = chance.random() < self.config.data.image_first
+                first = chance.random() < self.config.data.image_first_of(record.kind)
                 record = replace(record, answer_from=1) if first else text_first(record)
         elif record.answer_from is None and interleaves(record):
-            first = chance.random() < self.config.data.image_first
+            first = chance.random() < self.config.data.image_first_of(record.kind)
             record = replace(image_first(record), answer_from=1) if first else text_first(record)
         # Pretraining learns whole documents, not answers alone, with exceptions (the paper names none). A picture that
         # opens a pair or document is no target: no word tells what to draw. Nothing before an episode's second picture

@@ -1,16 +1,14 @@
-"""Prompts are frozen: a model that ships has learned these very tokens."""
+"""Prompts are frozen: a trained model has learned these very words, and asks for them when it is used."""
 
 import json
 
 import pytest
-from helpers_prompts import FILE, names, prompts
-
-import emu2
+from helpers_prompts import FILE, names, processor, prompts
 
 
 @pytest.fixture(scope="module")
 def shown():
-    return prompts(emu2.load("nano", device="cpu").processor)
+    return prompts(processor())
 
 
 def test_the_snapshot_holds_every_kind():
