@@ -28,24 +28,24 @@ class Budget:
     stages: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
 
-#: Things that CPU runs show, 32 of 1341, and plain scenes of them: each thing is seen some thousand times by the time
-#: captions are right. With 98 things no caption was right after a third of the steps there is time for.
+#: Things that CPU runs show, 32 of 1341, and plain scenes of them. With 60 things no caption was right after a third of
+#: the steps that there is time for; with 32 half of the names were after 800.
 _FEW = ("data.concepts=32", 'data.world={"style": "simple", "max_pages": 3, "shots": [2, 4, 8]}')
 #: Captions that tell all of a scene: half the words of a mixture of wordings, and what is drawn is told in full.
 _TOLD = '"pair": {"wording": "full"}'
 
-#: Steps from seconds a step: processor seconds of one thread on a busy AMD EPYC with AVX-512, over 3 to 6 steps (a free
-#: one is faster); `unified` from each kind's own. The longer of two lanes takes 10,500 s, 2.9 hours, without what is
-#: measured and shown on the way. In brackets: seconds a step, and of the whole stage.
+#: Steps from seconds a step, measured in runs of one thread in each of two lanes on an AMD EPYC with AVX-512 and its
+#: bfloat16. The longer lane takes 9400 s, 2.6 hours. In brackets: seconds a step, and of the whole stage with what is
+#: measured on the way. Where a stage runs alone, both cores do `caption` in 1.07 s a step.
 #:
-#:   lane 1   vision (3.4, 1700) -> caption (2.6, 2700) -> unified (1.9, 4750) -> chat (1.7, 1360)
-#:   lane 2   autoencoder (0.77, 3100), language (0.55, 820) -> decoder (0.9, 2700) -> video_decoder (4.3, 1940) -> gen
-#:            (0.9, 1100)
+#:   lane 1   vision (2.6, 570) -> caption (2.0, 4000) -> unified (1.5, 3750) -> chat (1.2, 1100)
+#:   lane 2   language (0.75, 750), autoencoder (0.4, 2000) -> decoder (0.6, 2200) -> gen (0.65, 980) -> video_decoder
+#:            (4.3, 1080)
 #:
 #: Frozen features are cached for the image decoder alone, 0.055 s a picture instead of 0.094: its pictures may come
 #: round, each time with other noise. An episode's may not, as its made-up words would be learned by heart instead of
 #: read from the prompt, and the tower's share of a step is too small to be worth more (35 pictures: 0.5 of 1.4 s).
-#: Processors that have the instructions take 0.5 to 0.8 of the time, all stages but the U-Nets'; others take longer.
+#: Processors that have the instructions take 0.5 to 0.8 of float32's time, in all stages but the U-Nets'; others more.
 _BF16 = "autocast=bfloat16"
 _NANO_CPU: dict[str, Sequence[str]] = {
     # Few things and plain scenes from the start: among pictures of all things on all backgrounds the backgrounds tell
