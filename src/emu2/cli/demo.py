@@ -44,6 +44,7 @@ def command(
         console(),
         load=lambda folder: load_model(folder, device, dtype),
         folders=variant_folders(model),
+        name=model,
         size=Size.quick() if quick else Size(),
         seed=seed,
     )

@@ -137,14 +137,15 @@ def command(
     for picture, file in zip(pictures, files, strict=True):
         picture.save(file)
     if as_json:
+        steps, guidance = emu2.denoising(steps, guidance)
         write_json(
             files=[str(file) for file in files],
             width=pictures[0].width,
             height=pictures[0].height,
             model=emu2.name,
             seed=seed,
-            steps=emu2.drawing["steps"] if steps is None else steps,
-            guidance=emu2.drawing["guidance"] if guidance is None else guidance,
+            steps=steps,
+            guidance=guidance,
             seconds=round(time.perf_counter() - started, 2),
         )
         return

@@ -64,10 +64,6 @@ class DataConfig:
     sources: dict[str, dict[str, object]] = field(default_factory=dict)
     batch_sizes: dict[str, int] = field(default_factory=dict)
 
-    def image_first_of(self, kind: str) -> float:
-        """The probability for records of this kind."""
-        return self.image_firsts.get(kind, self.image_first)
-
     def __post_init__(self) -> None:
         if not self.kinds or any(weight < 0 for weight in self.kinds.values()) or sum(self.kinds.values()) <= 0:
             raise ValueError(
@@ -105,3 +101,7 @@ class DataConfig:
         for kind, size in self.batch_sizes.items():
             if size < 1:
                 raise ValueError(f"data.batch_sizes[{kind!r}] must be 1 or more; got {size}.")
+
+    def image_first_of(self, kind: str) -> float:
+        """The probability for records of this kind."""
+        return self.image_firsts.get(kind, self.image_first)

@@ -29,10 +29,14 @@ $sections
 <h2>Go on</h2><pre>$commands</pre>
 </main></body></html>
 """)
-_COMMANDS = """emu2 info nano                         # what it is, how it was trained, what it can do, in figures
-emu2 eval miniature --model nano       # every claim of the paper, measured on it
-make train-demo                        # train one from nothing, in minutes
-emu2 train nano --all                  # train this one from nothing, in hours"""
+_COMMANDS = """# what it is, how it was trained, what it can do, in figures
+emu2 info $model
+# every claim of the paper, measured on it
+emu2 eval miniature --model $model
+# train one from nothing, in minutes
+make train-demo
+# train this one from nothing, in hours
+emu2 train nano --all"""
 
 
 def write_page(path: Path, sections: Sequence[Section], facts: dict[str, Any]) -> Path:
@@ -47,7 +51,7 @@ def write_page(path: Path, sections: Sequence[Section], facts: dict[str, Any]) -
         "style": STYLE + RESULT_STYLE,
         "cards": "".join(card(*one) for section in sections if (one := _card(section))),
         "sections": "".join(map(_section, sections)),
-        "commands": escape(_COMMANDS),
+        "commands": Template(_COMMANDS).substitute(values),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_PAGE.substitute(values), encoding="utf-8")

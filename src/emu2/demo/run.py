@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: What is left in the folder: the page, and its first rows as one picture.
 PAGE, SHEET = "index.html", "demo.png"
+#: Prompts that the model goes through at a time; the longest have nine pictures.
+_BATCH = 20
 
 
 def run(
@@ -25,6 +27,7 @@ def run(
     *,
     load: Callable[[str], Emu2],
     folders: dict[str, str],
+    name: str = "nano",
     size: Size | None = None,
     seed: int = 0,
 ) -> tuple[Path, list[Section]]:
@@ -33,6 +36,7 @@ def run(
     Args:
         out: folder for the page.
         load: what loads a folder or a name. folders: "base", "chat" and "gen" -> folder or name.
+        name: what the page calls the model, and its commands too.
         size: how much is shown.
         seed: of records and noise.
 
@@ -40,15 +44,18 @@ def run(
         the page, and what it shows.
     """
     from emu2.demo.page import write_page
-    from emu2.demo.sections import sections, stage
+    from emu2.demo.sections import Size, sections, stage
     from emu2.demo.sheet import write_sheet
     from emu2.demo.terminal import section_lines, shows_pictures
+    from emu2.evaluate.miniature import examined
 
     began = time.perf_counter()
     with console.status("Loading"):
         loaded = {folder: load(folder) for folder in dict.fromkeys(folders.values())}
-        base, chat, gen = (loaded[folders[variant]] for variant in ("base", "chat", "gen"))
-    on = stage(base, chat, gen, size=size, seed=seed)
+    size = size or Size()
+    models = examined(folders, loaded.__getitem__, batch_size=_BATCH, steps=size.steps, seed=seed)
+    base = loaded[folders["base"]]
+    on = stage(models, base, size, seed=seed)
     shown: list[Section] = []
     pictures = shows_pictures(console)
     for number, make in enumerate(sections(on), start=1):
@@ -58,7 +65,7 @@ def run(
         console.print(section_lines(section, number, pictures=pictures))
     seconds = time.perf_counter() - began
     facts: dict[str, Any] = {
-        "model": Path(folders["base"]).name,
+        "model": name,
         "parameters": f"{_parameters(base) / 1e6:.1f}",
         "seconds": f"{seconds:.0f}",
         "machine": f"{os.cpu_count()} cores of {platform.machine()}",

@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
 from emu2.evaluate.control import edit_made
-from emu2.evaluate.drawings import target_scene
+from emu2.evaluate.drawings import drawn, read_back, samples_of, target_scene
 from emu2.evaluate.exam import Exam, MiniatureConfig, Models
 from emu2.evaluate.figures import iou, psnr
 from emu2.evaluate.films import one_way, way_seen
-from emu2.evaluate.readings import agreement
+from emu2.evaluate.in_context import answered
 from emu2.evaluate.rows import Sample
 from emu2.evaluate.said import tells_all
-from emu2.evaluate.subject import Ask, LoadedSubject
+from emu2.evaluate.subject import Ask
 from emu2.evaluate.understanding import answers_right, asked_by_user, conversation, questions_of
 from emu2.inference.face import Emu2
 from emu2.processing.grounding import parse_grounding
@@ -36,8 +36,10 @@ _FAMILIES = {
 }
 #: Kinds of questions that are asked, one of each.
 _QUESTIONS = ("what", "count", "where", "colour", "yes_no", "group", "clock", "letters", "referring", "video")
-#: Tokens of an answer at most, and demonstrations of the prompts that are shown.
-_EPISODE_TOKENS, _SHOWN_SHOTS = 32, 2
+#: Demonstrations of the prompts that are shown, and prompts of each family.
+_SHOWN_SHOTS, _SHOWN_PROMPTS = 2, 2
+#: Of the demo's records; 0 is training's, 1 the evaluation's.
+_SEED = 2
 #: What the model's box and the true one are drawn in.
 _SAID, _TRUE = "#e07b2e", "#2f9e6b"
 
@@ -103,21 +105,11 @@ class Stage:
     size: Size
 
 
-def stage(base: Emu2, chat: Emu2, gen: Emu2, *, size: Size | None = None, seed: int = 0) -> Stage:
-    """The variants before the records of `seed`, which are no training's."""
-    size = size or Size()
-
-    def subject(model: Emu2) -> LoadedSubject:
-        return LoadedSubject(model, batch_size=20, steps=size.steps, seed=seed)
-
-    models = Models(subject(base), subject(chat), subject(gen))
+def stage(models: Models, base: Emu2, size: Size, *, seed: int = 0) -> Stage:
+    """The variants before the records of `seed`, which are no training's; `base` is the base variant itself."""
     # The things and the style that the shipped model knows; the made-up words are of any held thing.
-    config = MiniatureConfig(style="simple", concepts=32, seed=_SEED + seed)
+    config = MiniatureConfig(style="simple", concepts=32, shown=size.rows, seed=_SEED + seed)
     return Stage(base, models, Exam(config, models.base.image_size), size)
-
-
-#: Of the demo's records; 0 is training's, 1 the evaluation's.
-_SEED = 2
 
 
 def sections(on: Stage) -> list[Callable[[], Section]]:
@@ -149,7 +141,7 @@ def captions(on: Stage) -> Section:
         "It says what it sees",
         "A picture goes in, the base model goes on in words. Right only if the whole scene is.",
         "m.complete([picture])",
-        tuple(Sample(ask.prompt, text, ask.answer, ok) for ask, text, ok in zip(asks, said, right, strict=True)),
+        samples_of(asks, said, on.exam, right=right),
     )
 
 
@@ -198,16 +190,12 @@ def few_shot(on: Stage) -> Section:
         chance = 0.0
         for shots in SHOTS:
             records = on.exam.records(family, on.size.episodes, split="held", shots=(shots,), ways=(2,), concepts=None)
-            asks = [Ask(record.prompt, record.truth["answer"]) for record in records]
-            said = [first_sentence(text) for text in on.models.base.complete(asks, _EPISODE_TOKENS)]
-            right = [text == ask.answer for text, ask in zip(said, asks, strict=True)]
-            shares[shots] = sum(right) / len(right)
-            chance = sum(record.truth["chance"] for record in records) / len(records)
+            _, measured = answered(on.models, records, on.exam)
+            shares[shots] = measured.figure.value
+            chance = measured.beside or 0.0
             if shots == _SHOWN_SHOTS:
-                samples += [
-                    Sample(ask.prompt, text, ask.answer, ok)
-                    for ask, text, ok in zip(asks[:2], said, right, strict=False)
-                ]
+                shown = measured.samples[:_SHOWN_PROMPTS]
+                samples += [replace(sample, got=first_sentence(sample.got)) for sample in shown]
         curves.append(Curve(f"{family}: {asked}", shares, chance))
     return Section(
         "few_shot",
@@ -229,21 +217,18 @@ def draw(on: Stage) -> Section:
     """Pictures from words."""
     records = on.exam.records("text_to_image", on.size.rows, wording="full")
     asks = _asks(records)
-    got = on.models.gen.draw(asks)
-    samples = []
-    for ask, picture, record in zip(asks, got, records, strict=True):
-        scene = target_scene(record)
-        found = agreement(
-            on.exam.reader.read(picture, [item.emoji for item in scene.objects]), scene.objects, scene.background
-        )
-        samples.append(Sample(ask.prompt, picture, ask.answer, found.everything))
+    got = drawn(on.models, asks, on.exam)
+    right = [
+        read_back(picture, target_scene(record), on.exam).everything
+        for picture, record in zip(got, records, strict=True)
+    ]
     return Section(
         "draw",
         "It draws from words",
         "The generation model writes sixteen visual embeddings after the words, and the diffusion decoder makes a "
         "picture of them. Right if things, numbers, places and background can be read back from the pixels.",
         'gen.draw("two dogs on a red background; the dogs are at the top and at the bottom left")',
-        tuple(samples),
+        samples_of(asks, got, on.exam, right=right),
     )
 
 
@@ -251,19 +236,17 @@ def compose(on: Stage) -> Section:
     """Things given as pictures, and where each shall stand."""
     records = on.exam.records("composition", on.size.rows, keep=lambda record: bool(record.truth["boxed"]))
     asks = _asks(records)
-    got = on.models.gen.draw(asks)
-    samples = []
-    for ask, picture, record in zip(asks, got, records, strict=True):
-        scene = target_scene(record)
-        reading = on.exam.reader.read(picture, [item.emoji for item in scene.objects])
-        samples.append(Sample(ask.prompt, picture, ask.answer, all(map(reading.shows, scene.objects))))
+    got = drawn(on.models, asks, on.exam)
+    right = [
+        read_back(picture, target_scene(record), on.exam).places for picture, record in zip(got, records, strict=True)
+    ]
     return Section(
         "compose",
         "It composes",
         "Things are given as pictures, turned and on other backgrounds, with the boxes they shall stand in. Right if "
-        "every thing is read back in its place.",
+        "every thing, and no other, is read back in its place.",
         'gen.draw([emu2.Box((1, 1, 40, 40), phrase="a dog", image=dog, size=(96, 96)), " on a blue background"])',
-        tuple(samples),
+        samples_of(asks, got, on.exam, right=right),
     )
 
 
@@ -271,14 +254,14 @@ def edit(on: Stage) -> Section:
     """Pictures changed as told."""
     records = on.exam.records("edit", on.size.rows)
     asks = _asks(records)
-    got = on.models.gen.draw(asks)
+    got = drawn(on.models, asks, on.exam)
     right = [edit_made(picture, record, on.exam) for picture, record in zip(got, records, strict=True)]
     return Section(
         "edit",
         "It edits",
         "A picture and an instruction. Right if the asked change can be read from the pixels.",
         'gen.edit(picture, "replace the dog with a cat")',
-        tuple(Sample(ask.prompt, picture, ask.answer, ok) for ask, picture, ok in zip(asks, got, right, strict=True)),
+        samples_of(asks, got, on.exam, right=right),
     )
 
 
@@ -288,18 +271,15 @@ def again(on: Stage) -> Section:
     held = on.exam.records("pair", 2, split="held", wording="full", concepts=None)
     asks = [Ask((first_image(record),), first_image(record)) for record in (*seen, *held)]
     got = on.models.base.draw(asks)
-    samples = []
-    for number, (ask, picture) in enumerate(zip(asks, got, strict=True)):
-        notes = {"PSNR": f"{psnr(picture, ask.answer):.1f} dB"}
-        if number >= len(seen):
-            notes["things"] = "never seen in training"
-        samples.append(Sample(ask.prompt, picture, ask.answer, None, notes))
+    notes = [{"PSNR": f"{psnr(picture, ask.answer):.1f} dB"} for picture, ask in zip(got, asks, strict=True)]
+    for note in notes[len(seen) :]:
+        note["things"] = "never seen in training"
     return Section(
         "again",
         "It draws what it sees",
         "A picture becomes sixteen embeddings and a picture again, with no language model in between.",
         "m.draw(picture)",
-        tuple(samples),
+        samples_of(asks, got, on.exam, notes=notes),
     )
 
 
@@ -328,16 +308,19 @@ def film(on: Stage) -> Section:
     records = on.exam.records("video_pair", on.size.films, wording="background", keep=one_way)
     asks = [Ask((record.truth["caption"],), record.segments[0]) for record in records]
     got = on.models.gen.film(asks, on.exam.config.frames)
-    samples = []
-    for ask, frames, record in zip(asks, got, records, strict=True):
-        way = Clip.from_dict(record.truth["clip"]).motions[0].way
-        seen = way_seen(frames, on.exam)
-        samples.append(Sample(ask.prompt, Video(frames), ask.answer, seen == way, {"seen to go": seen or "nowhere"}))
+    told = [Clip.from_dict(record.truth["clip"]).motions[0].way for record in records]
+    seen = [way_seen(frames, on.exam) for frames in got]
     return Section(
         "film",
         "It films",
         "Words become embeddings, and the video decoder makes eight frames of them. Right if the thing goes the way "
         "the words say.",
         'gen.film("a dog goes to the right on a blue background")',
-        tuple(samples),
+        samples_of(
+            asks,
+            [Video(frames) for frames in got],
+            on.exam,
+            right=[one == other for one, other in zip(seen, told, strict=True)],
+            notes=[{"seen to go": way or "nowhere"} for way in seen],
+        ),
     )

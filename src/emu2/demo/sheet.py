@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from emu2.demo.sections import Curve, Section
 from emu2.demo.terminal import pictures_in
+from emu2.evaluate.in_context import shots_words
 from emu2.evaluate.rows import Sample
 from emu2.processing.grounding import Box
 from emu2.processing.video import Video
@@ -74,8 +75,7 @@ def _curve(curve: Curve) -> Image.Image:
         place = left + number * step
         draw.rectangle((place, top + room * (1 - share), place + 42, top + room), fill=_BAR)
         draw.text((place + 21, top + room * (1 - share) - 2), f"{share:.0%}", fill=_INK, font=font, anchor="mb")
-        words = f"{shots} shot{'s' * (shots != 1)}"
-        draw.text((place + 21, top + 4 + room), words, fill=_SOFT, font=font, anchor="mt")
+        draw.text((place + 21, top + 4 + room), shots_words(shots), fill=_SOFT, font=font, anchor="mt")
     level, end = top + room * (1 - curve.chance), left + len(curve.shares) * step - 16
     draw.line((left, level, end, level), fill=_SOFT)
     draw.text((end + 4, level), "chance", fill=_SOFT, font=font, anchor="lm")

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emu2.demo.sections import Curve, Section
+from emu2.evaluate.in_context import shots_words
 from emu2.processing.grounding import Box
 from emu2.processing.video import Video
 
@@ -57,7 +58,7 @@ def _curve(curve: Curve) -> RenderableType:
     for shots, share in curve.shares.items():
         bar = "█" * round(_BAR * share)
         rest = "".join("│" if place == chance else "·" for place in range(len(bar), _BAR))
-        table.add_row(f"{shots} shot{'s' * (shots != 1)}", Text.assemble((bar, "green"), (rest, "dim")), f"{share:.0%}")
+        table.add_row(shots_words(shots), Text.assemble((bar, "green"), (rest, "dim")), f"{share:.0%}")
     return Group(Text(curve.name), table, Text(f"chance is {curve.chance:.0%}", style="dim"))
 
 

@@ -133,7 +133,7 @@ def _text_to_image(models: Models, exam: Exam) -> Found:
     scenes = [target_scene(record) for record in records]
     asks = [Ask((record.truth["caption"],), record.segments[-1]) for record in records]
     got = drawn(models, asks, exam)
-    found = [_read(picture, scene, exam) for picture, scene in zip(got, scenes, strict=True)]
+    found = [read_back(picture, scene, exam) for picture, scene in zip(got, scenes, strict=True)]
     by_chance = _truths_of_another(scenes)
     samples = samples_of(asks, got, exam, right=[one.everything for one in found])
     for name in _READ:
@@ -153,7 +153,8 @@ def _text_to_image(models: Models, exam: Exam) -> Found:
     yield f"its own caption likeliest of {_CAPTIONS} (CLIP-T form)", _matched(models, records, got)
 
 
-def _read(picture: Image.Image, scene: Scene, exam: Exam) -> Agreement:
+def read_back(picture: Image.Image, scene: Scene, exam: Exam) -> Agreement:
+    """What of a scene can be read from a drawing of it."""
     reading = exam.reader.read(picture, [item.emoji for item in scene.objects])
     return agreement(reading, scene.objects, scene.background)
 

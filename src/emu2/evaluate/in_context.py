@@ -30,7 +30,7 @@ def _ask(record: Record) -> Ask:
     return Ask(record.prompt, record.truth["answer"])
 
 
-def _answered(models: Models, records: Sequence[Record], exam: Exam) -> tuple[list[bool], Measured]:
+def answered(models: Models, records: Sequence[Record], exam: Exam) -> tuple[list[bool], Measured]:
     """Which answers are right, and the row of one number of demonstrations."""
     asks = [_ask(record) for record in records]
     said = models.base.complete(asks, _ANSWER_TOKENS)
@@ -57,7 +57,7 @@ def _by_shots(
         settings: dict[str, Any] = {} if ways is None else {"ways": (ways,), "concepts": None}
         try:
             records = exam.records(kind, exam.config.episodes, split=split, shots=(shots,), **settings)
-            right, measured = _answered(models, records, exam)
+            right, measured = answered(models, records, exam)
         except UnableError as error:
             yield shots, None, str(error)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from html import escape
@@ -17,7 +16,7 @@ from emu2.evaluate.rows import Row, Sample
 from emu2.evaluate.table import beside, interval, number, target
 from emu2.processing.grounding import Box
 from emu2.processing.video import Video
-from emu2.train.report import STYLE, card, data_url
+from emu2.train.report import STYLE, card, data_url, inline
 
 if TYPE_CHECKING:
     from emu2.evaluate.miniature import Report
@@ -199,4 +198,4 @@ def _moving(frames: Sequence[Image.Image]) -> str:
     buffer = io.BytesIO()
     options: dict[str, Any] = {"duration": _FRAME_MS, "loop": 0, "lossless": True}
     frames[0].save(buffer, "webp", save_all=True, append_images=list(frames[1:]), **options)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return inline(buffer.getvalue(), "webp")

@@ -188,11 +188,12 @@ class Emu2:
         pipeline = self._image_decoder()
         check_not_empty(prompt)
         pipeline.set_progress_bar_config(disable=not progress)
+        steps, guidance = self.denoising(steps, guidance)
         images = pipeline(
             as_parts(prompt),
             negative_prompt=negative_prompt,
-            num_inference_steps=self.drawing["steps"] if steps is None else steps,
-            guidance_scale=self.drawing["guidance"] if guidance is None else guidance,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
             height=height,
             width=width,
             num_images_per_prompt=count,
@@ -233,14 +234,15 @@ class Emu2:
         pipeline = self._video_decoder()
         check_not_empty(prompt)
         pipeline.set_progress_bar_config(disable=not progress)
+        steps, guidance = self.denoising(steps, guidance)
         frames = self.drawing["frames"] if num_frames is None else num_frames
         given = {"num_frames": frames, "height": height, "width": width}
         options |= {name: value for name, value in given.items() if value is not None}
         return pipeline(
             as_parts(prompt),
             negative_prompt=negative_prompt,
-            num_inference_steps=self.drawing["steps"] if steps is None else steps,
-            guidance_scale=self.drawing["guidance"] if guidance is None else guidance,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
             generator=_generator(seed),
             **options,
         ).frames[0]
@@ -275,6 +277,7 @@ class Emu2:
 
         pipeline = self._image_decoder()
         pipeline.set_progress_bar_config(disable=True)
+        steps, guidance = self.denoising(steps, guidance)
         options = {"pad_token_id": self.model.config.pad_token_id, **sampling_options(temperature)}
         with seeded(seed):
             segments = self.model.generate_interleaved(
@@ -290,8 +293,8 @@ class Emu2:
             else:
                 told += pipeline(
                     prompt_embeds=segment.embeddings[None],
-                    num_inference_steps=self.drawing["steps"] if steps is None else steps,
-                    guidance_scale=self.drawing["guidance"] if guidance is None else guidance,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
                     generator=_generator(seed),
                 ).images
         return told
@@ -307,6 +310,11 @@ class Emu2:
             return self.model.encode_image(pixels.to(self.device, self.dtype))[0]
         features = self._features(image_or_prompt, draw=True)
         return self.model.generate_visual(**features)[0]
+
+    def denoising(self, steps: int | None = None, guidance: float | None = None) -> tuple[int, float]:
+        """Steps and guidance of a drawing: those given, and the model's own for what is None."""
+        own = self.drawing
+        return own["steps"] if steps is None else steps, own["guidance"] if guidance is None else guidance
 
     # What the methods above are made of
 

@@ -20,7 +20,7 @@ from emu2.data.collate import collate, collate_packed
 from emu2.data.loader import Samples
 from emu2.data.packing import buckets, document_mask, pack
 from emu2.data.records import Record
-from emu2.data.sequences import IGNORE, SequenceBuilder
+from emu2.data.sequences import IGNORE, SequenceBuilder, Targets
 from emu2.data.sequences import Sequence as TokenSequence
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache, picture_key
@@ -259,22 +259,25 @@ class UnifiedObjective(SequenceObjective):
         if all(isinstance(segment, str) for segment in record.segments) and record.answer_from is None:
             return self.builder.chunk(record, chance)
         record = self._read(record, chance)
-        asks_for_words = record.answer_from is not None and isinstance(record.segments[-1], str)
+        targets: Targets = "all"
         # A picture with its caption goes either way; what asks for a picture in words (text to image) stays as it is.
         if is_pair(record):
             if not isinstance(record.segments[0], str):
                 first = chance.random() < self.config.data.image_first_of(record.kind)
                 record = replace(record, answer_from=1) if first else text_first(record)
+        elif record.answer_from is not None and isinstance(record.segments[-1], str):
+            # An episode that asks for words: its pictures might be of anything, and to guess them would drown what it
+            # teaches.
+            targets = "text"
         elif record.answer_from is None and interleaves(record):
             first = chance.random() < self.config.data.image_first_of(record.kind)
             record = replace(image_first(record), answer_from=1) if first else text_first(record)
         # Pretraining learns whole documents, not answers alone, with exceptions (the paper names none). A picture that
         # opens a pair or document is no target: no word tells what to draw. Nothing before an episode's second picture
-        # says that it is one: learning that part too would teach to answer any picture as if it were. And where an
-        # episode asks for words, its pictures might be of anything: to guess them would drown what it teaches.
+        # says that it is one: learning that part too would teach to answer any picture as if it were.
         if record.answer_from is not None:
             record = replace(record, answer_from=min(record.answer_from, _FIRST_DEMONSTRATION))
-        return self.builder.build(record, "text" if asks_for_words and not is_pair(record) else "all")
+        return self.builder.build(record, targets)
 
     def _question(self, sample: TokenSequence) -> _Prompt | None:
         if not sample.images:

@@ -162,7 +162,12 @@ def data_url(image: Image.Image) -> str:
     """The picture as PNG within the page itself."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return inline(buffer.getvalue(), "png")
+
+
+def inline(data: bytes, form: str) -> str:
+    """The data of a picture in a form (png, webp) as a URL within the page itself."""
+    return f"data:image/{form};base64," + base64.b64encode(data).decode()
 
 
 # Curves
@@ -310,8 +315,7 @@ def _sample(name: str, files: Iterable[Path]) -> str:
 
 def _shown(path: Path) -> str:
     if path.suffix == ".png":
-        url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-        return f'<img alt="{escape(path.stem)}" src="{url}">'
+        return f'<img alt="{escape(path.stem)}" src="{inline(path.read_bytes(), "png")}">'
     return f"<div>{escape(path.read_text(encoding='utf-8')) or '<i>nothing</i>'}</div>"
 
 
