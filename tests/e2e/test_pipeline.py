@@ -48,8 +48,10 @@ def test_budgets_change_lengths_and_never_sizes(budget):
     made = budgets.stages("nano", budget, seed=3)
     for name, config in made.items():
         ours = recipes.recipe(name, "nano")
-        for field in ("objective", "parts", "size", "num_query", "num_video_query", "resolution", "dtype"):
+        for field in ("objective", "parts", "size", "num_video_query", "resolution", "dtype"):
             assert getattr(config, field) == getattr(ours, field)
+        # Reading more embeddings of a picture than the stages before takes steps that only one budget has.
+        assert config.num_query == (ours.num_query if budget == "gpu" or name != "chat" else 16)
         assert config.seed == 3
         assert config.steps <= ours.steps
         assert (config.device == "cuda") == (budget == "gpu")

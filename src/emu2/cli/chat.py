@@ -68,7 +68,7 @@ def command(
     text: TextOption = None,
     video: VideoOption = None,
     frames: FramesOption = 8,
-    model: ModelOption = "nano",
+    model: ModelOption = "nano-chat",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     adapter: AdapterOption = None,

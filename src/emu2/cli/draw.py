@@ -64,7 +64,7 @@ def command(
     image: ImageOption = None,
     text: TextOption = None,
     box: BoxOption = None,
-    model: ModelOption = "nano",
+    model: ModelOption = "nano-gen",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     adapter: AdapterOption = None,

@@ -47,7 +47,7 @@ def command(
     prompt: PromptArgument = None,
     image: ImageOption = None,
     text: TextOption = None,
-    model: ModelOption = "nano",
+    model: ModelOption = "nano-gen",
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     adapter: AdapterOption = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from emu2.demo.sections import Curve, Section
+from emu2.demo.sections import KNOWN, Curve, Section
 from emu2.evaluate.page import RESULT_STYLE, sample_row
 from emu2.train.report import STYLE, card
 
@@ -32,7 +32,7 @@ $sections
 _COMMANDS = """# what it is, how it was trained, what it can do, in figures
 emu2 info $model
 # every claim of the paper, measured on it
-emu2 eval miniature --model $model
+emu2 eval miniature --model $model --style $style --concepts $concepts
 # train one from nothing, in minutes
 make train-demo
 # train this one from nothing, in hours
@@ -51,7 +51,7 @@ def write_page(path: Path, sections: Sequence[Section], facts: dict[str, Any]) -
         "style": STYLE + RESULT_STYLE,
         "cards": "".join(card(*one) for section in sections if (one := _card(section))),
         "sections": "".join(map(_section, sections)),
-        "commands": Template(_COMMANDS).substitute(values),
+        "commands": Template(_COMMANDS).substitute(values, **KNOWN),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_PAGE.substitute(values), encoding="utf-8")
