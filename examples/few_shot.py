@@ -2,7 +2,7 @@
 
     python examples/few_shot.py train-demo/model              # the model that `make demo` leaves
     python examples/few_shot.py train-demo/model --shots 8 --questions 20
-    python examples/few_shot.py runs/nano/model --concepts 32 --style simple
+    python examples/few_shot.py runs/nano/model --concepts 20
 
 Every episode of the emoji world is `picture, [cat: 2, dog: 1]., ..., picture`, and the answer is known.
 """

@@ -27,8 +27,8 @@ def run(
     *,
     load: Callable[[str], Emu2],
     folders: dict[str, str],
+    size: Size,
     name: str = "nano",
-    size: Size | None = None,
     seed: int = 0,
 ) -> tuple[Path, list[Section]]:
     """Show what a model does.
@@ -36,15 +36,15 @@ def run(
     Args:
         out: folder for the page.
         load: what loads a folder or a name. folders: "base", "chat" and "gen" -> folder or name.
-        name: what the page calls the model, and its commands too.
         size: how much is shown.
+        name: what the page calls the model, and its commands too.
         seed: of records and noise.
 
     Returns:
         the page, and what it shows.
     """
     from emu2.demo.page import write_page
-    from emu2.demo.sections import Size, sections, stage
+    from emu2.demo.sections import sections, stage
     from emu2.demo.sheet import write_sheet
     from emu2.demo.terminal import section_lines, shows_pictures
     from emu2.evaluate.miniature import examined
@@ -52,7 +52,6 @@ def run(
     began = time.perf_counter()
     with console.status("Loading"):
         loaded = {folder: load(folder) for folder in dict.fromkeys(folders.values())}
-    size = size or Size()
     models = examined(folders, loaded.__getitem__, batch_size=_BATCH, steps=size.steps, seed=seed)
     base = loaded[folders["base"]]
     on = stage(models, base, size, seed=seed)
