@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
-from emu2.evaluate.control import edit_made
+from emu2.evaluate.control import boxed, edit_made
 from emu2.evaluate.drawings import drawn, read_back, samples_of, target_scene
 from emu2.evaluate.exam import Exam, MiniatureConfig, Models
 from emu2.evaluate.figures import iou, psnr
@@ -20,7 +20,7 @@ from emu2.evaluate.in_context import answered
 from emu2.evaluate.rows import Sample
 from emu2.evaluate.said import tells_all
 from emu2.evaluate.subject import Ask
-from emu2.evaluate.understanding import answers_right, asked_by_user, conversation, questions_of
+from emu2.evaluate.understanding import answers_right, conversation, questions_of
 from emu2.inference.face import Emu2
 from emu2.processing.grounding import parse_grounding
 from emu2.processing.video import Video
@@ -163,7 +163,7 @@ def chat(on: Stage) -> Section:
             boxes = [box.xyxy for phrase in parse_grounding(said, picture.size) for box in phrase.boxes]
             notes["IoU"] = f"{iou(boxes[0], record.truth['box']) if boxes else 0:.2f}"
             got, answer = _boxed(picture, boxes[:1], _SAID), _boxed(picture, [record.truth["box"]], _TRUE)
-        samples.append(Sample(asked_by_user(ask.prompt), got, answer, right, notes))
+        samples.append(Sample(ask.asked, got, answer, right, notes))
     return Section(
         "chat",
         "It answers questions",
@@ -236,7 +236,7 @@ def draw(on: Stage) -> Section:
 
 def compose(on: Stage) -> Section:
     """Things given as pictures, and where each shall stand."""
-    records = on.exam.records("composition", on.size.rows, keep=lambda record: bool(record.truth["boxed"]))
+    records = on.exam.records("composition", on.size.rows, keep=boxed)
     asks = _asks(records)
     got = drawn(on.models, asks, on.exam)
     right = [

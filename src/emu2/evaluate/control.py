@@ -42,8 +42,8 @@ def _subject_specs(exam: Exam) -> list[Spec]:
 
 def _subjects(models: Models, exam: Exam) -> Found:
     boxes_told: Measured | str = "No drawing could be made."
-    for name, boxed in (("with boxes", True), ("without boxes", False)):
-        records = exam.records("composition", exam.config.drawings, split="held", keep=_boxed if boxed else _unboxed)
+    for name, told in (("with boxes", True), ("without boxes", False)):
+        records = exam.records("composition", exam.config.drawings, split="held", keep=boxed if told else unboxed)
         asks = [Ask(record.prompt, record.segments[-1]) for record in records]
         got = drawn(models, asks, exam)
         scenes = [target_scene(record) for record in records]
@@ -63,17 +63,19 @@ def _subjects(models: Models, exam: Exam) -> Found:
         yield f"similarity, {name}", Measured(mean(alike["got"]), means["empty"], samples)
         yield f"ahead of an empty background, {name}", Measured(mean(ahead["empty"]), means["empty"])
         yield f"ahead of random objects, {name}", Measured(mean(ahead["random"]), means["random"])
-        if boxed:
+        if told:
             boxes_told = _boxes_followed(got, scenes, exam)
     yield "box followed, IoU at least 0.5", boxes_told
 
 
-def _boxed(record: Record) -> bool:
+def boxed(record: Record) -> bool:
+    """Whether a composition's prompt says in boxes where things shall stand."""
     return bool(record.truth["boxed"])
 
 
-def _unboxed(record: Record) -> bool:
-    return not _boxed(record)
+def unboxed(record: Record) -> bool:
+    """Whether it leaves places to words."""
+    return not boxed(record)
 
 
 def _recast(scene: Scene, record: Record, exam: Exam) -> Image.Image:

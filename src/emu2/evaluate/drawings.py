@@ -47,7 +47,7 @@ def samples_of(
     """The first ones, none left out."""
     return tuple(
         Sample(
-            ask.prompt,
+            ask.asked,
             got[number],
             ask.answer,
             None if right is None else right[number],

@@ -29,6 +29,13 @@ class Ask:
     prompt: tuple[Any, ...]
     answer: Any
 
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """What a conversation's user gave, or all of a prompt."""
+        if self.prompt and isinstance(self.prompt[0], dict):
+            return tuple(part for message in self.prompt if message["role"] == "user" for part in message["content"])
+        return self.prompt
+
 
 class Subject(Protocol):
     """What is asked of a model. Whatever it lacks for that raises `UnableError`."""

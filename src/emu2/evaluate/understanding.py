@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
+from emu2.evaluate.drawings import samples_of
 from emu2.evaluate.exam import Exam, Models
 from emu2.evaluate.figures import iou, mean, share
-from emu2.evaluate.rows import Found, Group, Measured, Sample, Spec, agreeing
+from emu2.evaluate.rows import Found, Group, Measured, Spec, agreeing
 from emu2.evaluate.said import counts_said, opens_with, same, tells_all
 from emu2.evaluate.subject import Ask
 from emu2.processing.grounding import parse_grounding
@@ -66,27 +66,12 @@ def _captions(models: Models, exam: Exam) -> Found:
         Measured(
             share(named),
             agreeing([set(scene.counts(atlas)) for scene in scenes]),
-            _samples(asks, said, named, exam),
+            samples_of(asks, said, exam, right=named),
             f"names and numbers {numbered:.0%}",
         ),
     )
     others = agreeing([record.truth["caption"] for record in records])
-    yield "full scene right", Measured(share(told), others, _samples(asks, said, told, exam))
-
-
-def _samples(asks: Sequence[Ask], said: Sequence[str], right: Sequence[bool], exam: Exam) -> tuple[Sample, ...]:
-    """The first ones, none left out."""
-    shown = [
-        Sample(asked_by_user(ask.prompt), text, ask.answer, ok) for ask, text, ok in zip(asks, said, right, strict=True)
-    ]
-    return tuple(shown[: exam.config.shown])
-
-
-def asked_by_user(prompt: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a conversation's user gave, or all of a prompt."""
-    if prompt and isinstance(prompt[0], dict):
-        return tuple(part for message in prompt if message["role"] == "user" for part in message["content"])
-    return prompt
+    yield "full scene right", Measured(share(told), others, samples_of(asks, said, exam, right=told))
 
 
 # Conversations -------------------------------------------------------------------------------------------------------
@@ -144,7 +129,7 @@ def _chat(models: Models, exam: Exam) -> Found:
         said = models.chat.chat(asks, grounding=kind == "referring")
         right = answers_right(records, said, exam)
         chance = _chance(records)
-        yield _WORDS.get(kind, kind), Measured(share(right), chance, _samples(asks, said, right, exam))
+        yield _WORDS.get(kind, kind), Measured(share(right), chance, samples_of(asks, said, exam, right=right))
         if kind in KINDS:
             rights += right
             kinds += [number] * len(right)
@@ -155,7 +140,7 @@ def _chat(models: Models, exam: Exam) -> Found:
     said = models.chat.chat(asks)
     right = answers_right(records, said, exam)
     # To guess a whole sentence is harder than to guess its word, which this is the chance of.
-    yield _SENTENCES, Measured(share(right), _chance(records), _samples(asks, said, right, exam))
+    yield _SENTENCES, Measured(share(right), _chance(records), samples_of(asks, said, exam, right=right))
     yield "mean of the ten kinds", Measured(mean(rights, groups=kinds), sum(chances) / len(chances))
 
 
@@ -181,11 +166,11 @@ def _tuning(models: Models, exam: Exam) -> Found:
     base_said = models.base.complete(asks, 24)
     base = [opens_with(text, right) for text, right in zip(base_said, answers, strict=True)]
     chance = _chance(records)
-    yield "base, zero-shot", Measured(share(base), chance, _samples(asks, base_said, base, exam))
+    yield "base, zero-shot", Measured(share(base), chance, samples_of(asks, base_said, exam, right=base))
     asks = [conversation(record) for record in records]
     chat_said = models.chat.chat(asks)
     chat = answers_right(records, chat_said, exam)
-    yield "chat, zero-shot", Measured(share(chat), chance, _samples(asks, chat_said, chat, exam))
+    yield "chat, zero-shot", Measured(share(chat), chance, samples_of(asks, chat_said, exam, right=chat))
     ahead = mean([float(one) - float(other) for one, other in zip(chat, base, strict=True)])
     yield "chat ahead of base", Measured(ahead, share(base).value)
 

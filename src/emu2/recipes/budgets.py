@@ -105,31 +105,41 @@ _NANO_CPU: dict[str, Sequence[str]] = {
     # Things that have no name here are not drawn either: one picture in four of them made half of the loss and was not
     # learned. Steps of much noise, where places and shapes are found, come more often than in the recipe.
     "decoder": (
-        "steps=3500",
+        "steps=4200",
         "data.batch_size=16",
         "data.pool=4000",
         *_FEW,
+        "optim.lr=1.5e-3",
         "diffusion.timestep_power=4.0",
         "optim.warmup_steps=100",
         "ema_decay=0.995",
     ),
     # As many embeddings of a picture as in the stages before: read from 36 instead of 16, the unified model's captions
     # name nothing (0 of 64 pictures instead of 47), and 900 steps do not make up for that.
-    "chat": (_BF16, "steps=1400", "num_query=16", "data.batch_size=16", *_FEW, "optim.warmup_steps=40"),
+    "chat": (
+        _BF16,
+        "steps=1400",
+        "num_query=16",
+        "data.batch_size=16",
+        *_FEW,
+        "optim.lr=8e-4",
+        "optim.warmup_steps=40",
+    ),
     "gen": (
         _BF16,
         "steps=1300",
         "data.batch_size=16",
         'data.kinds={"text_to_image": 0.5, "grounded_generation": 0.15, "composition": 0.15, "edit": 0.2}',
         *_FEW,
+        "optim.lr=8e-4",
         "optim.warmup_steps=40",
     ),
     "video_decoder": (
-        "steps=200",
-        "data.batch_size=4",
+        "steps=400",
+        "data.batch_size=2",
         *_FEW,
         "diffusion.timestep_power=4.0",
-        "optim.warmup_steps=20",
+        "optim.warmup_steps=40",
         "ema_decay=0.98",
     ),
 }
