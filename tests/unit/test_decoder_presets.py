@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig
 
 from emu2.decoder import presets
-from emu2.decoder.conditioning import added_conditions, guidance_rows, guide, pair_rows, with_coordinates
+from emu2.decoder.conditioning import added_conditions, guidance_rows, guide, pair_rows, with_places
 
 
 def listed(shared_dir, prefix: str) -> dict[str, tuple[int, ...]]:
@@ -54,7 +54,7 @@ def test_debug_decoder_fits_the_debug_model():
         assert vae.decode(latents).sample.shape == pixels.shape
         embeds = torch.zeros(1, 16, 128)
         conditions = added_conditions(embeds, (64, 64), (0, 0), (64, 64))
-        placed = with_coordinates(latents, unet.config.in_channels)
+        placed = with_places(latents, embeds, unet.config.in_channels)
         out = unet(placed, 1, encoder_hidden_states=embeds, added_cond_kwargs=conditions).sample
         assert out.shape == latents.shape
         video = UNet3DConditionModel.from_config(presets.video_unet_config("debug"))

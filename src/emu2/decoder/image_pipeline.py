@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from emu2.decoder.base import Emu2DecoderPipeline, Generators, take_dtype
-from emu2.decoder.conditioning import Pairs, added_conditions, pair_rows, with_coordinates
+from emu2.decoder.conditioning import Pairs, added_conditions, pair_rows, with_places
 from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
 from emu2.decoder.published import CLIPImageProcessor, load_published_parts, published_folder
@@ -214,7 +214,7 @@ class Emu2ImagePipeline(Emu2DecoderPipeline):
             copies = embeds.shape[0] // rows  # both rows of guidance have the same sizes
             conditions = added_conditions(embeds, *(pair.repeat(copies, 1) for pair in sizes))
             return self.unet(
-                with_coordinates(model_input, self.unet.config.in_channels),
+                with_places(model_input, embeds, self.unet.config.in_channels),
                 timestep,
                 encoder_hidden_states=embeds,
                 added_cond_kwargs=conditions,

@@ -65,7 +65,7 @@ _SD21_UNET: dict[str, Any] = {
 _DEBUG_UNET: dict[str, Any] = {
     **_SDXL_UNET,
     "sample_size": 16,
-    # 8 of the latents + 16 of coordinates: see `emu2.decoder.conditioning.with_coordinates`
+    # 8 of the latents + 16 of coordinates: see `emu2.decoder.conditioning.with_places`
     "in_channels": 24,
     "out_channels": 8,
     "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
@@ -99,6 +99,8 @@ _DEBUG_SD21_UNET: dict[str, Any] = {
 _NANO_UNET: dict[str, Any] = {
     **_DEBUG_UNET,
     "sample_size": 24,
+    # 8 of the latents + 16 of coordinates + 256 of the embedding at each place
+    "in_channels": 280,
     "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
     "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
     "block_out_channels": [64, 96, 128],
@@ -112,6 +114,8 @@ _NANO_UNET: dict[str, Any] = {
 _NANO_SD21_UNET: dict[str, Any] = {
     **_DEBUG_SD21_UNET,
     "sample_size": 24,
+    # as in `nano`'s
+    "in_channels": 280,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3,
     "up_block_types": ["CrossAttnUpBlock2D"] * 3,
     "block_out_channels": [32, 64, 96],

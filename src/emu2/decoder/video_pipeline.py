@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from emu2.decoder.base import Emu2DecoderPipeline, Generators, is_whole
-from emu2.decoder.conditioning import with_coordinates
+from emu2.decoder.conditioning import with_places
 from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
@@ -136,7 +136,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
 
         # 4. denoise
         def predict(model_input: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
-            model_input = with_coordinates(model_input, self.unet.config.in_channels)
+            model_input = with_places(model_input, embeds, self.unet.config.in_channels)
             return self.unet(model_input, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
 
         latents = self.denoise(

@@ -105,7 +105,7 @@ _NANO_CPU: dict[str, Sequence[str]] = {
     # Things that have no name here are not drawn either: one picture in four of them made half of the loss and was not
     # learned. Steps of much noise, where places and shapes are found, come more often than in the recipe.
     "decoder": (
-        "steps=4200",
+        "steps=3000",
         "data.batch_size=16",
         "data.pool=4000",
         *_FEW,
@@ -135,11 +135,11 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         "optim.warmup_steps=40",
     ),
     "video_decoder": (
-        "steps=400",
+        "steps=250",
         "data.batch_size=2",
         *_FEW,
         "diffusion.timestep_power=4.0",
-        "optim.warmup_steps=40",
+        "optim.warmup_steps=25",
         "ema_decay=0.98",
     ),
 }

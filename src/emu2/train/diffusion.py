@@ -24,7 +24,7 @@ from torch import Tensor
 
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
-from emu2.decoder.conditioning import added_conditions, with_coordinates
+from emu2.decoder.conditioning import added_conditions, with_places
 from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache
@@ -284,7 +284,7 @@ class DecoderObjective(DiffusionObjective):
                 target_size=(self.size, self.size),
             )
             return unet(
-                with_coordinates(noisy, unet.config.in_channels).to(unet.dtype),
+                with_places(noisy, embeddings, unet.config.in_channels).to(unet.dtype),
                 t,
                 encoder_hidden_states=embeddings.to(unet.dtype),
                 added_cond_kwargs=conditions,

@@ -285,7 +285,7 @@ def _latents(whole: Whole, config: RunConfig, vae: Any, pictures: int) -> Tensor
 
 
 def _decoder(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -> Tensor:
-    from emu2.decoder.conditioning import with_coordinates
+    from emu2.decoder.conditioning import with_places
 
     unet = whole.unet
     embeddings = _features(whole, config, rows, whole.model.config.num_query).to(unet.dtype)
@@ -294,7 +294,7 @@ def _decoder(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -> 
     # As emu2.decoder.conditioning.added_conditions, which looks into the sizes it is given.
     conditions = {"text_embeds": embeddings.mean(dim=1), "time_ids": torch.zeros(rows, 6, dtype=torch.int64)}
     predicted = unet(
-        with_coordinates(latents + noise, unet.config.in_channels).to(unet.dtype),
+        with_places(latents + noise, embeddings, unet.config.in_channels).to(unet.dtype),
         torch.zeros(rows, dtype=torch.int64),
         encoder_hidden_states=embeddings,
         added_cond_kwargs=conditions,
@@ -303,12 +303,16 @@ def _decoder(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -> 
 
 
 def _video(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -> Tensor:
+    from emu2.decoder.conditioning import with_places
+
     unet, frames = whole.video_unet, max(shape.frames, 1)
     embeddings = _features(whole, config, rows, whole.model.config.num_query).to(unet.dtype)
     latents = _latents(whole, config, whole.frame_vae, rows * frames)
     clip = latents.unflatten(0, (rows, frames)).transpose(1, 2).contiguous()
     noise = torch.empty_like(clip)
     predicted = unet(
-        (clip + noise).to(unet.dtype), torch.zeros(rows, dtype=torch.int64), encoder_hidden_states=embeddings
+        with_places(clip + noise, embeddings, unet.config.in_channels).to(unet.dtype),
+        torch.zeros(rows, dtype=torch.int64),
+        encoder_hidden_states=embeddings,
     ).sample.float()
     return F.mse_loss(predicted, noise)

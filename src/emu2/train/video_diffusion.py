@@ -23,7 +23,7 @@ from torch import Tensor
 
 from emu2.data.arrange import with_frames
 from emu2.data.records import Record
-from emu2.decoder.conditioning import with_coordinates
+from emu2.decoder.conditioning import with_places
 from emu2.processing.video import Video
 from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
@@ -108,7 +108,7 @@ class VideoDecoderObjective(DiffusionObjective):
         embeddings, moments = self.frozen(batch.extra["samples"], batch.extra["pixels"])
 
         def predict(noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
-            noisy = with_coordinates(noisy, unet.config.in_channels).to(unet.dtype)
+            noisy = with_places(noisy, embeddings, unet.config.in_channels).to(unet.dtype)
             return unet(noisy, t, encoder_hidden_states=embeddings.to(unet.dtype)).sample
 
         scale, chance = self.whole.frame_vae.config.scaling_factor, RowChance(batch.seeds, self.device)

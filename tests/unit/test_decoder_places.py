@@ -1,9 +1,9 @@
-"""Coordinates as further input channels of small decoders; the published U-Net has none."""
+"""Coordinates, and embeddings at their places, as further input channels of small decoders."""
 
 import pytest
 import torch
 
-from emu2.decoder.conditioning import coordinate_channels, with_coordinates
+from emu2.decoder.conditioning import coordinate_channels, with_places
 
 
 def test_every_place_is_told_apart_and_channels_are_of_unit_size():
@@ -24,17 +24,41 @@ def test_rows_and_columns_are_not_mixed_up():
 
 def test_a_unet_without_room_for_them_gets_none():
     latents = torch.randn(2, 4, 8, 8)
-    assert with_coordinates(latents, 4) is latents
+    assert with_places(latents, torch.randn(2, 64, 1792), 4) is latents
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 6), (2, 4, 3, 8, 6)], ids=["picture", "clip"])
 def test_channels_beyond_the_latents_are_coordinates(shape):
     latents = torch.randn(shape, dtype=torch.bfloat16)
-    widened = with_coordinates(latents, 12)
+    widened = with_places(latents, torch.randn(2, 16, 32), 12)
     assert widened.shape == (2, 12, *shape[2:])
     assert widened.dtype == torch.bfloat16
     assert torch.equal(widened[:, :4], latents)
     assert torch.equal(widened[1, 4:].flatten(1)[:, -48:], coordinate_channels(8, 8, 6).bfloat16().flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 12), (2, 4, 3, 8, 12)], ids=["picture", "clip"])
+def test_further_ones_are_the_embeddings_of_each_part(shape):
+    latents, embeddings = torch.randn(shape), torch.randn(2, 16, 32)
+    widened = with_places(latents, embeddings, 4 + 8 + 32)
+    assert torch.equal(widened[:, :12], with_places(latents, embeddings, 12))
+    placed = widened[:, 12:]
+    rows, columns = 8 // 4, 12 // 4
+    for number in range(16):
+        row, column = divmod(number, 4)
+        part = placed[..., row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
+        wanted = torch.nn.functional.layer_norm(embeddings[:, number], (32,))
+        assert torch.equal(part.flatten(2), wanted[:, :, None].expand_as(part.flatten(2)))
+
+
+def test_embeddings_alone_may_be_placed():
+    latents, embeddings = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 6)
+    assert with_places(latents, embeddings, 10).shape == (2, 10, 8, 8)
+
+
+def test_embeddings_that_form_no_square_are_refused():
+    with pytest.raises(ValueError, match=r"must be a square of rows and columns .* got 12 of them"):
+        with_places(torch.randn(1, 4, 8, 8), torch.randn(1, 12, 32), 4 + 8 + 32)
 
 
 @pytest.mark.parametrize("count", [0, 3, 6, -4])
