@@ -240,6 +240,9 @@ class Emu2ForConditionalGeneration(
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
+    #: float[D, D], what errors of embeddings are multiplied by in the visual loss; None, as published, is nothing.
+    visual_metric: Tensor | None = None
+
     def __init__(self, config: Emu2Config):
         super().__init__(config)
         self.model = Emu2Model(config)
@@ -350,7 +353,7 @@ class Emu2ForConditionalGeneration(
             targets.append(features.flatten(0, 1)[wanted[slots].to(features.device)])
         hidden = torch.cat(states) if states else result.last_hidden_state[:0, 0]
         target = torch.cat(targets) if targets else hidden.new_zeros(0, self.config.vision_config.hidden_size)
-        visual_loss, num_visual = next_embedding_loss(self.model.project_down(hidden), target)
+        visual_loss, num_visual = next_embedding_loss(self.model.project_down(hidden), target, self.visual_metric)
 
         result.text_loss, result.num_text_targets = text_loss, num_text
         result.visual_loss, result.num_visual_targets = visual_loss, num_visual

@@ -185,6 +185,9 @@ class RunConfig:
     num_video_query: likewise of a video frame.
     lora: train low-rank adapters instead of the weights; None trains the weights.
     text_loss_weight, visual_loss_weight: of cross entropy and of the regression (`unified`). The paper gives none.
+    visual_loss: "plain" is the paper's mean squared error of embeddings (`unified`, `gen`). "whitened" measures, on the
+        first records and before the first step, how embeddings spread, and counts errors by that in every direction
+        (`emu2.model.losses.whitening`): for towers that trained for minutes.
     kl_weight: of the KL term (`autoencoder`), per latent number.
     ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
     seed: of initial weights, order of data, noise.
@@ -223,6 +226,7 @@ class RunConfig:
     lora: LoraSettings | None = None
     text_loss_weight: float = 1.0
     visual_loss_weight: float = 1.0
+    visual_loss: Literal["plain", "whitened"] = "plain"
     kl_weight: float = 1e-4
     ema_decay: float | None = None
     seed: int = 0

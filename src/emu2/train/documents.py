@@ -6,7 +6,7 @@ All share one batch form: documents as rows of tokens with pictures in their slo
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from emu2.data.packing import buckets, document_mask, pack
 from emu2.data.records import Record
 from emu2.data.sequences import IGNORE, SequenceBuilder, Targets
 from emu2.data.sequences import Sequence as TokenSequence
+from emu2.model.losses import whitening
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache, picture_key
 from emu2.train.objectives import Batch, Objective
@@ -128,6 +129,19 @@ class SequenceObjective(Objective):
     def warm(self, samples: Sequence[TokenSequence]) -> None:
         if self.frozen_vision:
             self.pictures(samples, remember=True)
+
+    @torch.no_grad()
+    def begin(self, batches: Callable[[], Sequence[Batch]]) -> None:
+        if self.config.visual_loss == "plain" or "visual" not in self.weights:
+            return
+        shown = [self.pictures(batch.extra["samples"], batch.extra["pixels"]) for batch in batches()]
+        embeddings = [rows.flatten(0, 1) for pictures in shown for rows in pictures.values() if len(rows)]
+        if not embeddings:
+            raise ValueError(
+                "visual_loss=whitened needs pictures to measure how their embeddings spread, and the first records of "
+                f"{next(iter(self.config.data.kinds))!r}, the first of data.kinds, have none: name another kind first."
+            )
+        self.whole.model.visual_metric = whitening(torch.cat(embeddings)).to(self.device)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         out = self.whole.model(

@@ -46,8 +46,8 @@ from emu2.train.whole import Whole
 
 __all__ = ["NonFiniteError", "RunSummary", "Trainer"]
 
-#: Batches that `Objective.finish` measures on.
-_FINISH_BATCHES = 8
+#: Batches that `Objective.begin` and `Objective.finish` measure on.
+_FIXED_BATCHES = 8
 #: Steps in a row that nonfinite="skip" leaves out before it gives up: the weights themselves are spoilt then.
 _SKIPS_IN_A_ROW = 20
 
@@ -160,6 +160,7 @@ class Trainer:
                 with progress_bar(self._console, disable=self._quiet or not main) as bar:
                     task = bar.add_task(self.config.name, total=self.config.steps, completed=self.step, status="")
                     self._warm()
+                    self.objective.begin(self._fixed_batches)
                     steps = self.feed.steps(last)
                     while self.step < last:
                         began = time.perf_counter()
@@ -357,18 +358,22 @@ class Trainer:
         if self.average is not None:
             self.average.swap(self.parameters.items())
         set_trainable(self.whole, ())
-        kind = self.mixture.kinds[0]
-        size, rows = self.mixture.sources[kind].size, self.config.data.batch_size
-        batches = []
-        for number in range(_FINISH_BATCHES):
-            indices = range(number * rows, (number + 1) * rows)
-            read = self.loader.read([(kind, index % size if size else index) for index in indices], ("finish", number))
-            batches += [batch.to(self.device) for batch in self.objective.batches([read]) if batch is not None]
-        self.objective.finish(batches)
+        self.objective.finish(self._fixed_batches())
         if self.config.lora is not None:
             save_adapter(self.whole.model, self.out / "adapter", processor=self.whole.processor, write=self.world.main)
             return
         save_whole(self.whole, self.out / "model", self.world)
+
+    def _fixed_batches(self) -> list[Batch]:
+        """Of the first records of the first kind, the same whenever and on whatever rank they are made."""
+        kind = self.mixture.kinds[0]
+        size, rows = self.mixture.sources[kind].size, self.config.data.batch_size
+        batches = []
+        for number in range(_FIXED_BATCHES):
+            indices = range(number * rows, (number + 1) * rows)
+            read = self.loader.read([(kind, index % size if size else index) for index in indices], ("finish", number))
+            batches += [batch.to(self.device) for batch in self.objective.batches([read]) if batch is not None]
+        return batches
 
     def save(self) -> Path:
         """Write a checkpoint of the present step."""

@@ -106,6 +106,9 @@ class Objective(ABC):
     def warm(self, samples: Sequence[Any]) -> None:  # noqa: B027 (a hook; most objectives need none)
         """Compute frozen features of a pool's samples ahead of the first step."""
 
+    def begin(self, batches: Callable[[], Sequence[Batch]]) -> None:  # noqa: B027 (likewise)
+        """Called before the first step and after every resumption; `batches` makes a few, always the same."""
+
     def finish(self, batches: Sequence[Batch]) -> None:  # noqa: B027 (likewise)
         """Called once after the last step, with a few batches: what is measured from the trained weights."""
 
