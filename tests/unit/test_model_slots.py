@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig
 
 from emu2 import Emu2Config, Emu2ForConditionalGeneration
-from emu2.model.losses import next_embedding_loss, next_token_loss
+from emu2.model.losses import next_embedding_loss, next_token_loss, whitening
 
 IMG, END, SLOT, FRAME, PAD = 101, 102, 103, 104, 100
 PICTURE = [IMG, SLOT, SLOT, SLOT, SLOT, END]
@@ -117,6 +117,23 @@ def test_loss_functions_by_hand():
     assert loss.item() == pytest.approx(1.3863, abs=1e-4)  # ln 4
     loss, count = next_embedding_loss(torch.ones(2, 5), torch.zeros(2, 5))
     assert (loss, count) == (1.0, 2)
+    metric = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    loss, count = next_embedding_loss(torch.ones(3, 2), torch.zeros(3, 2), metric)
+    assert (loss, count) == (2.0, 3)  # (4 + 0) / 2
+
+
+def test_whitening_lets_every_direction_count_by_its_spread():
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
+    spreads = torch.tensor([10.0, 5.0, 2.0, 1.0, 0.5, 0.0])
+    embeddings = 3.0 + torch.randn(20_000, 6, generator=generator) * spreads @ turn
+    metric = whitening(embeddings)
+    mean = embeddings.mean(dim=0).expand_as(embeddings)
+    assert next_embedding_loss(mean, embeddings, metric)[0].item() == pytest.approx(1.0, abs=1e-4)
+    # An error of one spread costs the same in wide and narrow directions, and hardly anything where nothing spreads.
+    costs = [(spread * turn[k] @ metric).square().sum().item() for k, spread in enumerate(spreads.tolist())]
+    assert min(costs[:4]) > 0.55 * max(costs[:4])
+    assert (0.01 * turn[5] @ metric).square().sum() < 0.01 * max(costs)
 
 
 @pytest.mark.parametrize(

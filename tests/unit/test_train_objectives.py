@@ -332,3 +332,27 @@ def test_batches_travel_between_processes(name):
     expected = objective.terms(batch)
     for term, value in objective.terms(received).items():
         assert torch.equal(value, expected[term]), term
+
+
+@pytest.mark.parametrize("objective", ["unified", "gen"])
+def test_errors_of_embeddings_may_count_by_their_spread(objective, tmp_path):
+    config = run_config(objective, visual_loss="whitened")
+    whole, plain, again = tiny_whole(), tiny_whole(), tiny_whole()
+    trainer(config, tmp_path / "whole", whole=whole).run()
+    trainer(replace(config, visual_loss="plain"), tmp_path / "plain", whole=plain).run()
+    assert whole.model.visual_metric.shape == (16, 16)
+    assert plain.model.visual_metric is None
+    trainer(config, tmp_path / "again").run(until=3)
+    trainer(config, tmp_path / "again", whole=again).run(resume=True)
+    one, other, third = weights(whole), weights(plain), weights(again)
+    assert all(torch.equal(one[name], third[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_spread_needs_pictures_to_be_measured_on(tmp_path):
+    config = run_config("unified", visual_loss="whitened")
+    config = replace(config, data=replace(config.data, kinds={"text": 1.0}))
+    with pytest.raises(
+        ValueError, match=r"the first records of 'text', the first of data\.kinds, have none: name anot"
+    ):
+        trainer(config, tmp_path, sources={"text": records("language")}).run()

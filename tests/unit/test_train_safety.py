@@ -171,6 +171,16 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path):
     assert trainer(free, tmp_path).run(resume=True, until=3).steps == 3
 
 
+def test_a_checkpoint_from_before_a_setting_goes_on_with_what_it_stands_for(tmp_path):
+    config = run_config("caption")
+    trainer(config, tmp_path).run(until=2)
+    (file,) = tmp_path.glob("checkpoints/*/state.json")
+    state = json.loads(file.read_text())
+    del state["config"]["visual_loss"]
+    file.write_text(json.dumps(state))
+    assert trainer(config, tmp_path).run(resume=True, until=3).steps == 3
+
+
 def test_data_that_changed_since_the_checkpoint_are_refused(tmp_path):
     config = run_config("caption")
     trainer(config, tmp_path).run(until=2)
