@@ -30,12 +30,13 @@ from emu2.world.clips import Clip
 KNOWN: dict[str, Any] = {"style": "corners", "concepts": 20}
 #: Numbers of demonstrations that the few-shot section goes through.
 SHOTS = (0, 1, 2, 4, 8)
-#: Families of episodes in it -> what they ask for. Things of the split "held": no stage of training showed them.
-_FAMILIES = {
-    "naming": "which of two made-up words",
-    "counting": "what and how many, as [cat: 2, dog: 1].",
-    "tuple": "some attributes, in some order",
-}
+#: Its curves: family of episodes, split of the things in them, what is asked for. No stage of training showed those of
+#: the split "held".
+_FAMILIES = (
+    ("counting", "seen", "counting things it knows: [cat: 2, dog: 1]."),
+    ("counting", "held", "counting things it never saw"),
+    ("naming", "held", "naming things it never saw: which of two made-up words"),
+)
 #: Kinds of questions that are asked, one of each.
 _QUESTIONS = ("what", "count", "where", "colour", "yes_no", "group", "clock", "letters", "referring", "video")
 #: Demonstrations of the prompts that are shown, and prompts of each family.
@@ -185,25 +186,29 @@ def _boxed(picture: Image.Image, boxes: Sequence[Sequence[float]], colour: str) 
 
 
 def few_shot(on: Stage) -> Section:
-    """What is asked for is told by demonstrations alone, about things that no stage of training showed."""
+    """What is asked for is told by demonstrations alone, about things that it knows and that no stage showed it."""
     curves, samples = [], []
-    for family, asked in _FAMILIES.items():
+    for family, split, asked in _FAMILIES:
+        concepts = KNOWN["concepts"] if split == "seen" else None
         shares: dict[int, float] = {}
         chance = 0.0
         for shots in SHOTS:
-            records = on.exam.records(family, on.size.episodes, split="held", shots=(shots,), ways=(2,), concepts=None)
+            records = on.exam.records(
+                family, on.size.episodes, split=split, shots=(shots,), ways=(2,), concepts=concepts
+            )
             _, measured = answered(on.models, records, on.exam)
             shares[shots] = measured.figure.value
             chance = measured.beside or 0.0
             if shots == _SHOWN_SHOTS:
                 shown = measured.samples[:_SHOWN_PROMPTS]
                 samples += [replace(sample, got=first_sentence(sample.got)) for sample in shown]
-        curves.append(Curve(f"{family}: {asked}", shares, chance))
+        curves.append(Curve(asked, shares, chance))
     return Section(
         "few_shot",
         "It learns from the prompt",
-        "Demonstrations alone say what is asked for, about things that no stage of training ever showed. Share of "
-        f"right answers to the same {on.size.episodes} queries after 0 to {SHOTS[-1]} demonstrations:",
+        "Demonstrations alone say what is asked for and in what form, about things that it knows and about things that "
+        f"no stage of training ever showed. Share of right answers to the same {on.size.episodes} queries after 0 to "
+        f"{SHOTS[-1]} demonstrations:",
         'm.complete([one, "[cat: 2].", other, "[cat: 1].", query])',
         tuple(samples),
         tuple(curves),

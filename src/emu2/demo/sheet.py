@@ -69,7 +69,7 @@ def _curve(curve: Curve) -> Image.Image:
     """Bars of the share of right answers, by number of demonstrations."""
     picture = Image.new("RGB", (_WIDTH, _CURVE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
-    left, room, step, top = 170, _CURVE_HEIGHT - 34, 66, 16
+    left, room, step, top = 190, _CURVE_HEIGHT - 34, 66, 16
     draw.text((0, _CURVE_HEIGHT // 2 - 10), curve.name.partition(":")[0], fill=_INK, font=ImageFont.load_default(13))
     for number, (shots, share) in enumerate(curve.shares.items()):
         place = left + number * step
