@@ -1,6 +1,7 @@
 # Every target does its whole set-up first: on a fresh machine Python 3.10 or newer (with venv) is all that is needed.
 #
-#   make demo           train a small Emu2 from nothing and look at it     (make demo QUICK=1: a few minutes)
+#   make demo           see the small Emu2 that ships with the package at work
+#   make train-demo     train an even smaller one from nothing             (QUICK=1: a few minutes)
 #   make test           lint, types, tests
 #   make lint           formatter, linter, type checker
 #   make figures        the pictures of the documentation
@@ -30,7 +31,10 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV) $(PYTHON)
 	@touch $@
 
-demo train-demo: $(STAMP)
+demo: $(STAMP)
+	$(BIN)/emu2 demo --out demo $(if $(QUICK),--quick)
+
+train-demo: $(STAMP)
 	$(BIN)/python -m emu2.recipes.demo $(if $(QUICK),--quick)
 
 lint: $(STAMP)

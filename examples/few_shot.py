@@ -1,8 +1,8 @@
 """Learning from the prompt: show a model a few counted pictures, and ask for the next.
 
-    python examples/few_shot.py train-demo/model              # the model that `make demo` leaves
-    python examples/few_shot.py train-demo/model --shots 8 --questions 20
-    python examples/few_shot.py runs/nano/model --concepts 20
+    python examples/few_shot.py                               # the small model that ships
+    python examples/few_shot.py --shots 8 --questions 20
+    python examples/few_shot.py train-demo/model --concepts 16    # the one of `make train-demo`
 
 Every episode of the emoji world is `picture, [cat: 2, dog: 1]., ..., picture`, and the answer is known.
 """
@@ -15,10 +15,10 @@ from emu2.world import World, WorldConfig
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a model folder")
+    parser.add_argument("model", nargs="?", default="nano", help="a model folder, or the name of one that ships")
     parser.add_argument("--shots", type=int, default=4, choices=[0, 1, 2, 4, 8, 16], help="pictures shown with answers")
     parser.add_argument("--questions", type=int, default=5)
-    parser.add_argument("--concepts", type=int, default=16, help="things that the model knows")
+    parser.add_argument("--concepts", type=int, default=20, help="things that the model knows")
     parser.add_argument("--style", default="corners", help="of the scenes that it knows")
     options = parser.parse_args()
 

@@ -291,7 +291,6 @@ def test_film_writes_a_clip(clips, here, out):
     ("arguments", "words_seen"),
     [
         (["complete", "x", "-m", "nowhere"], ["no model 'nowhere'", "no such file or folder"]),
-        (["complete", "x"], ["'nano' does not ship", "make train-demo"]),
         (["complete", "x", "--dtype", "int7", "-m", "."], ["'--dtype'", "nknown dtype 'int7'"]),
         (["complete", "x", "--device", "gpu", "-m", "."], ["'--device'", "nknown device 'gpu'"]),
         (["complete", "-i", "nope.png", "-m", "."], ["'--image'", "nope.png"]),

@@ -165,7 +165,6 @@ def test_a_native_file(language_model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nano", ["does not ship", "make train-demo", "folder"]),
         ("nanoo", ["no model 'nanoo'", "Did you mean 'nano'"]),
         ("37b-chat", ["size, not of weights"]),
         ("BAAI/Emu2-Chat", ["hf download BAAI/Emu2-Chat"]),

@@ -1,0 +1,92 @@
+"""What the shipped model gets right of a fixed slice of a hundred records that its training never showed.
+
+python tests/helpers_nano.py          # prints the figures, to set the bounds in tests/e2e/test_nano.py by
+"""
+
+from emu2.data.sequences import first_image
+from emu2.demo.sections import KNOWN
+from emu2.evaluate.drawings import read_back, target_scene
+from emu2.evaluate.exam import Exam, MiniatureConfig
+from emu2.evaluate.figures import psnr
+from emu2.evaluate.said import counts_said, tells_all
+from emu2.evaluate.subject import Ask, LoadedSubject
+from emu2.evaluate.understanding import answers_right, conversation, questions_of
+
+CONFIG = MiniatureConfig(**KNOWN, seed=11)
+KINDS = ("what", "count", "where", "colour", "yes_no", "group")
+
+
+def subject(name: str) -> LoadedSubject:
+    import emu2
+
+    return LoadedSubject(emu2.load(name, device="cpu"), batch_size=15, steps=10)
+
+
+def mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def captions(exam: Exam, base: LoadedSubject) -> dict[str, float]:
+    """25 captions."""
+    records = exam.records("pair", 25, wording="full")
+    said = base.complete([Ask((first_image(record),), record.truth["caption"]) for record in records])
+    scenes = [target_scene(record) for record in records]
+    pairs = list(zip(said, scenes, strict=True))
+    return {
+        "names in captions": mean(set(counts_said(s, exam.atlas)) == set(x.counts(exam.atlas)) for s, x in pairs),
+        "whole captions": mean(tells_all(s, x, exam.atlas) for s, x in pairs),
+    }
+
+
+def answers(exam: Exam, chat: LoadedSubject) -> dict[str, float]:
+    """30 answers."""
+    records = [record for kind in KINDS for record in questions_of(exam, kind, 5)]
+    said = chat.chat([conversation(record) for record in records])
+    return {"answers": mean(answers_right(records, said, exam))}
+
+
+def episodes(exam: Exam, base: LoadedSubject) -> dict[str, float]:
+    """20 counting episodes of four demonstrations."""
+    records = exam.records("counting", 20, shots=(4,))
+    said = base.complete([Ask(record.prompt, record.truth["answer"]) for record in records], 24)
+    return {"counting": mean(s.startswith(r.truth["answer"]) for s, r in zip(said, records, strict=True))}
+
+
+def drawings(exam: Exam, gen: LoadedSubject) -> dict[str, float]:
+    """15 drawings."""
+    records = exam.records("text_to_image", 15, wording="full")
+    got = gen.draw([Ask(record.prompt, record.segments[-1]) for record in records])
+    found = [read_back(picture, target_scene(record), exam) for picture, record in zip(got, records, strict=True)]
+    return {
+        "things drawn": mean(one.objects for one in found),
+        "backgrounds drawn": mean(one.background for one in found),
+    }
+
+
+def again(exam: Exam, base: LoadedSubject) -> dict[str, float]:
+    """10 pictures through the embeddings and back."""
+    pictures = [first_image(record) for record in exam.records("pair", 10, wording="full")]
+    got = base.draw([Ask((picture,), picture) for picture in pictures])
+    return {"autoencoding in dB": mean(psnr(one, other) for one, other in zip(got, pictures, strict=True))}
+
+
+def figures() -> dict[str, float]:
+    """Name -> share of right ones, or dB."""
+    base, chat, gen = subject("nano"), subject("nano-chat"), subject("nano-gen")
+    exam = Exam(CONFIG, base.image_size)
+    return {
+        **captions(exam, base),
+        **answers(exam, chat),
+        **episodes(exam, base),
+        **drawings(exam, gen),
+        **again(exam, base),
+    }
+
+
+if __name__ == "__main__":
+    import torch
+
+    torch.set_num_threads(1)
+    for name, value in figures().items():
+        print(f"{name:24} {value:.3f}")
