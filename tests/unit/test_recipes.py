@@ -8,6 +8,7 @@ from helpers_train import tiny_whole
 from emu2 import presets, recipes
 from emu2.data.readers import FORMATS
 from emu2.data.settings import DataConfig
+from emu2.decoder.conditioning import with_places
 from emu2.decoder.presets import unet_config, vae_config, video_unet_config
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.recipes.checks import check_folder, check_start, context_of, size_of
@@ -119,11 +120,12 @@ def test_the_decoders_of_nano_fit_each_other():
     assert vae.decode(latents).sample.shape == (1, 3, 96, 96)
     embeddings = torch.zeros(1, 16, 256)
     conditions = {"text_embeds": torch.zeros(1, 256), "time_ids": torch.zeros(1, 6)}
-    noisy = torch.zeros(1, unet.config.in_channels, 24, 24)
+    noisy = with_places(latents, embeddings, unet.config.in_channels)
     drawn = unet(noisy, 5, encoder_hidden_states=embeddings, added_cond_kwargs=conditions).sample
     assert drawn.shape == latents.shape
     clip = latents[:, :, None].expand(-1, -1, 2, -1, -1)
-    assert video(clip, 5, encoder_hidden_states=embeddings).sample.shape == clip.shape
+    noisy = with_places(clip, embeddings, video.config.in_channels)
+    assert video(noisy, 5, encoder_hidden_states=embeddings).sample.shape == clip.shape
 
 
 def test_a_stage_adds_what_it_needs(tmp_path):

@@ -89,13 +89,14 @@ def _row(sample: Sample) -> Image.Image:
     pieces = [*given, _arrow(), *got]
     if sample.right is not None:
         pieces.append(_text("right" if sample.right else "wrong", colour, 60))
-    height = max(piece.height for piece in pieces)
-    row = Image.new("RGB", (_WIDTH, height), "white")
+    height, width = max(piece.height for piece in pieces), sum(piece.width + 6 for piece in pieces)
+    row = Image.new("RGB", (max(_WIDTH, width), height), "white")
     left = 0
     for piece in pieces:
         row.paste(piece, (left, (height - piece.height) // 2))
         left += piece.width + 6
-    return row
+    # A long prompt is shown smaller rather than cut.
+    return row if width <= _WIDTH else row.resize((_WIDTH, round(height * _WIDTH / width)), Image.Resampling.LANCZOS)
 
 
 def _pieces(parts: Sequence[Any], colour: str) -> list[Image.Image]:
