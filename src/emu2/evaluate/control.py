@@ -43,7 +43,7 @@ def _subject_specs(exam: Exam) -> list[Spec]:
 def _subjects(models: Models, exam: Exam) -> Found:
     boxes_told: Measured | str = "No drawing could be made."
     for name, told in (("with boxes", True), ("without boxes", False)):
-        records = exam.records("composition", exam.config.drawings, split="held", keep=boxed if told else unboxed)
+        records = exam.records("composition", exam.config.drawings, split="held", keep=boxed if told else _unboxed)
         asks = [Ask(record.prompt, record.segments[-1]) for record in records]
         got = drawn(models, asks, exam)
         scenes = [target_scene(record) for record in records]
@@ -73,7 +73,7 @@ def boxed(record: Record) -> bool:
     return bool(record.truth["boxed"])
 
 
-def unboxed(record: Record) -> bool:
+def _unboxed(record: Record) -> bool:
     """Whether it leaves places to words."""
     return not boxed(record)
 

@@ -40,8 +40,8 @@ _TOLD = '"pair": {"wording": "full"}'
 #: measured on the way. Where a stage runs alone, both cores do `vision` in 1.3 s a step and `caption` in 1.07 s.
 #:
 #:   lane 1   vision (2.6, 520) -> caption (2.0, 2400) -> unified (1.45, 3400) -> chat (1.1, 1550)
-#:   lane 2   language (0.75, 750), autoencoder (0.4, 2000) -> decoder (0.7, 2700) -> video_decoder (4.7, 940),
-#:            gen (0.65, 900)
+#:   lane 2   language (0.75, 750), autoencoder (0.4, 2000) -> decoder (0.7, 2400) -> video_decoder (2.4, 600),
+#:            gen (0.65, 1200)
 #:
 #: Frozen features are cached for the image decoder alone, 0.055 s a picture instead of 0.094: its pictures may come
 #: round, each time with other noise. An episode's may not, as its made-up words would be learned by heart instead of

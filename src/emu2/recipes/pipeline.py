@@ -213,9 +213,7 @@ class Pipeline:
                     f"{self.out / other} now. {again}"
                 )
         try:
-            # Read as a configuration: settings that came later have the values they stand for.
-            known = to_dict(from_dict(_read(run / "config.json")))
-            check_settings(to_dict(self.stages[name]), known, run)
+            check_settings(to_dict(self.stages[name]), _read(run / "config.json"), run)
         except ValueError as error:
             raise ValueError(f"Stage {name!r}: {error} {again}") from error
 

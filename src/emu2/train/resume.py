@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emu2.train.config import from_dict, to_dict
+
 #: Settings that may differ between a run and its resumption, with all that is below them: they change what is shown or
 #: kept, who computes and who reads, never what is learned (beyond the rounding of another device or another order).
 FREE_ON_RESUME = (
@@ -28,7 +30,8 @@ def check_settings(ours: Mapping[str, Any], saved: Mapping[str, Any], out: Path)
             f"{saved.get('objective')!r}, and is to be resumed for {ours['objective']!r}. To start a stage from the "
             f"model another one left, give that run's 'model' folder (--model) and a new folder for this run (--out)."
         )
-    present, before = _flat(ours), _flat(saved)
+    # Read as a configuration: settings that came later have the values they stand for.
+    present, before = _flat(ours), _flat(to_dict(from_dict(dict(saved))))
     for path in sorted(set(present) | set(before)):
         if any(path == free or path.startswith(f"{free}.") for free in FREE_ON_RESUME):
             continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from emu2.train import checkpoint
-from emu2.train.config import from_dict, to_dict
+from emu2.train.config import to_dict
 from emu2.train.resume import check_data, check_settings
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def restore(run: Trainer) -> None:
     if not found:
         return
     state = checkpoint.read_state(found[-1])
-    # Settings that came after the checkpoint have the values they stand for.
-    check_settings(to_dict(run.config), to_dict(from_dict(state["config"])), run.out)
+    check_settings(to_dict(run.config), state["config"], run.out)
     check_data(run.mixture.fingerprints(), state["sources"], run.out)
     moments = checkpoint.stored_tensors(found[-1], "optimizer")
     tensors: dict[str, Mapping[str, Tensor]] = {
