@@ -10,7 +10,7 @@ from helpers_nano import figures
 from PIL import Image
 
 import emu2
-from emu2.inference.names import SHIPPED, SHIPPED_FOLDER
+from emu2.inference.names import SHIPPED, SHIPPED_FOLDER, fitting
 
 #: Figure -> the least it may be.
 BOUNDS = {
@@ -64,3 +64,9 @@ def test_every_shipped_name_loads_and_says_what_it_can():
     for name in SHIPPED:
         told = repr(emu2.load(name, device="cpu"))
         assert ("film" in told) == (name != "nano-chat")
+
+
+def test_a_command_takes_the_variant_that_is_made_for_it(tmp_path):
+    assert fitting("nano", "chat") == fitting(str(SHIPPED_FOLDER), "chat") == str(SHIPPED_FOLDER / "chat")
+    for name in ("nano-gen", str(SHIPPED_FOLDER / "base"), str(tmp_path), "nanno"):
+        assert fitting(name, "chat") == name

@@ -1,4 +1,4 @@
-"""Figures, their intervals, and measures of likeness."""
+"""Figures, their intervals, measures of likeness, and what captions say."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 from emu2.evaluate.figures import iou, mean, psnr, share, similarities, ssim
+from emu2.evaluate.said import counts_said
+from emu2.world import default_atlas
 
 
 def test_shares_have_wilsons_interval():
@@ -71,3 +73,15 @@ def test_features_are_compared():
     features = torch.randn(3, 4, 8)
     assert similarities(features, features) == pytest.approx([1, 1, 1])
     assert similarities(features, -features) == pytest.approx([-1, -1, -1])
+
+
+def test_numbers_tell_a_plural_from_a_thing_of_that_name():
+    atlas = default_atlas()
+    assert counts_said("two houses and a dog on a red background", atlas) == {"house": 2, "dog": 1}
+    assert counts_said("houses on a red background", atlas) == {"houses": 1}
+    assert counts_said("two fish and a person in lotus position on a red background", atlas) == {
+        "fish": 2,
+        "person in lotus position": 1,
+    }
+    assert counts_said("stars", atlas) == {"star": 1}
+    assert counts_said("two of them", atlas) == {}

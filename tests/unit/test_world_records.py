@@ -273,5 +273,28 @@ def test_text_may_be_episodes_told_in_words():
     assert set(families) == {"naming", "rule", "tuple", "counting"}
     plain = World(replace(SIMPLE, told=0.0))["text", 3]
     assert _same(plain, World(SIMPLE)["text", 3])
-    with pytest.raises(ValueError, match="told must be a share from 0 to 1; got 2"):
-        WorldConfig(told=2)
+    for name in ("told", "echoed"):
+        with pytest.raises(ValueError, match=f"{name} must be a share from 0 to 1; got 2"):
+            WorldConfig(**{name: 2})
+
+
+def test_text_may_say_made_up_words_again():
+    world, forms = World(replace(SIMPLE, echoed=1.0)), Counter()
+    for number in range(40):
+        record = world["text", number]
+        (said,) = record.segments
+        words = record.truth["echo"]
+        assert set(words) <= set(MADE_UP_WORDS)
+        assert len(set(words)) == len(words)
+        if ":" not in said:
+            forms["list"] += 1
+            assert said == f"{' '.join((*words, *words))}."
+            continue
+        forms["pairs"] += 1
+        told = [tuple(pair.split(": ")) for pair in said.rstrip(".").split(". ")]
+        known = dict(zip(words[::2], words[1::2], strict=True))
+        assert told[: len(known)] == list(known.items())
+        assert len(told) == len(known) + 6
+        assert all(known[word] == answer for word, answer in told)
+    assert min(forms.values()) > 8
+    assert _same(World(replace(SIMPLE, echoed=0.0))["text", 3], World(SIMPLE)["text", 3])

@@ -96,7 +96,7 @@ def command(
     options = answer_options(
         published, max_new_tokens, num_beams, temperature, length_penalty, repetition_penalty, seed, False, as_json
     )
-    emu2 = load_model(model, device, dtype, device_map, adapter=adapter)
+    emu2 = load_model(model, device, dtype, device_map, adapter=adapter, variant="chat")
     # A beam search knows its answer only at the end, and the published default is one.
     options["stream"] = not as_json and (num_beams or (5 if published else 1)) == 1
     style = "concise" if concise else "detailed"

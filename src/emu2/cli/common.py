@@ -277,18 +277,21 @@ def load_model(
     device_map: str | None = None,
     *,
     adapter: Path | None = None,
+    variant: str | None = None,
     to_draw: bool = False,
     to_film: bool = False,
 ) -> "Emu2":
     """`emu2.load`, with the option named that holds a wrong value, and a missing decoder told before weights are read.
 
     Args:
+        variant: what the command takes of a model in several variants that is named as a whole.
         to_draw, to_film: the command needs an image or a video decoder.
     """
     from emu2.inference.load import load
-    from emu2.inference.names import variant_draws
+    from emu2.inference.names import fitting, variant_draws
     from emu2.model.runtime import resolve_device, resolve_dtype
 
+    model = model if variant is None else fitting(model, variant)
     if device is not None:
         with bad_usage("--device"):
             resolve_device(device)

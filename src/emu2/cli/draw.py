@@ -120,7 +120,7 @@ def command(
     check_model(model)
     parts = prompt_parts(ctx)
     files = output_files(out, "emu2-draw.png", count=count, force=force, suffixes=_SUFFIXES)
-    emu2 = load_model(model, device, dtype, device_map, adapter=adapter, to_draw=True)
+    emu2 = load_model(model, device, dtype, device_map, adapter=adapter, variant="gen", to_draw=True)
     started = time.perf_counter()
     drawn = emu2.draw(
         parts,

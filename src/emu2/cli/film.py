@@ -101,7 +101,7 @@ def command(
     check_model(model)
     parts = prompt_parts(ctx)
     (file,) = output_files(out, "emu2-film.mp4", count=1, force=force, suffixes=_SUFFIXES)
-    emu2 = load_model(model, device, dtype, device_map, adapter=adapter, to_film=True)
+    emu2 = load_model(model, device, dtype, device_map, adapter=adapter, variant="gen", to_film=True)
     started = time.perf_counter()
     frames = emu2.film(
         parts,

@@ -40,39 +40,48 @@ def _bare(text: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _nouns(atlas: Atlas) -> tuple[re.Pattern[str], dict[str, str]]:
-    """What finds counted nouns, and the short name of each word: singular or plural."""
-    nouns = {entry.plural: entry.noun for entry in reversed(atlas.emoji)}
-    nouns |= {entry.noun: entry.noun for entry in atlas.emoji}
+def _nouns(atlas: Atlas) -> tuple[re.Pattern[str], dict[str, str], frozenset[str]]:
+    """What finds counted nouns, the short name of each plural, and all short names."""
+    # Some drawings are one thing in the plural ("houses"); several houses are the plural of another.
+    backwards = list(reversed(atlas.emoji))  # of two things of one name, the first counts
+    plurals = {entry.plural: entry.noun for entry in backwards}
+    plurals |= {entry.plural: entry.noun for entry in backwards if entry.plural != entry.noun}
     numbers, sizes = "|".join(_NUMBERS), "|".join(_SIZES)
-    words = "|".join(re.escape(word) for word in sorted(nouns, key=len, reverse=True))
-    item = rf"(?:({numbers}) )?(?:(?:{sizes}) )?({words})"
-    return re.compile(rf"{item}(?=, | and |$)"), nouns
+    names = frozenset(entry.noun for entry in backwards)
+    either = "|".join(re.escape(word) for word in sorted({*plurals, *names}, key=lambda word: (-len(word), word)))
+    item = rf"(?:({numbers}) )?(?:(?:{sizes}) )?({either})"
+    return re.compile(rf"{item}(?=, | and |$)"), plurals, names
 
 
 def counts_said(text: str, atlas: Atlas) -> dict[str, int]:
     """Short name -> how many, as the first clause of a caption says; a noun without a number is one thing."""
     clause = text.strip()
-    pattern, nouns = _nouns(atlas)
+    pattern, *nouns = _nouns(atlas)
     # Names may hold the words that end the clause ("person in lotus position"): the longest clause that is all nouns.
     ends = [match.start() for match in _CLAUSE_END.finditer(clause)] + [len(clause)]
     for end in reversed(ends):
-        found = _all_nouns(clause[:end].strip(), pattern, nouns)
+        found = _all_nouns(clause[:end].strip(), pattern, *nouns)
         if found:
             return found
     return {}
 
 
-def _all_nouns(clause: str, pattern: re.Pattern[str], nouns: dict[str, str]) -> dict[str, int]:
-    """The counts that a clause tells; empty where anything else stands in it."""
+def _all_nouns(clause: str, pattern: re.Pattern[str], plurals: dict[str, str], names: frozenset[str]) -> dict[str, int]:
+    """The counts that a clause tells; empty where anything else stands in it.
+
+    A plural may be another thing's name: two houses are houses, while one "houses" is the drawing of a group of them.
+    """
     counts: dict[str, int] = {}
     position = 0
     while position < len(clause):
         match = pattern.match(clause, position)
         if match is None:
             return {}
-        noun = nouns[match[2]]
-        counts[noun] = counts.get(noun, 0) + _NUMBERS.get(match[1] or "a", 1)
+        number = _NUMBERS[match[1] or "a"]
+        noun = match[2]
+        if noun in plurals and (number > 1 or noun not in names):
+            noun = plurals[noun]
+        counts[noun] = counts.get(noun, 0) + number
         position = match.end()
         for link in (", ", " and "):
             if clause.startswith(link, position):

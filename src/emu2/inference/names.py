@@ -20,6 +20,18 @@ def shipped_folder(name: str) -> Path | None:
     return SHIPPED_FOLDER / SHIPPED[name]
 
 
+def fitting(name: str, variant: str) -> str:
+    """What to load where a model's own name is given for what one of its variants is made for: chat for chatting.
+
+    "nano" and a folder of several variants lead to that variant; every other name, "nano-gen" and a variant's own
+    folder among them, stays as it is.
+    """
+    folder = Path(name).expanduser()
+    if not folder.exists() and shipped_folder(name) and SHIPPED[name] == next(iter(SHIPPED.values())):
+        folder = SHIPPED_FOLDER
+    return str(folder / variant) if (folder / "variants.json").is_file() and (folder / variant).is_dir() else name
+
+
 def variant_draws(name: str) -> bool | None:
     """Whether the variant under a name or in a folder (`emu2.model.variants`) has decoders; None where it is none."""
     folder = Path(name).expanduser()

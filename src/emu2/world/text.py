@@ -1,4 +1,4 @@
-"""Records without a picture: sentences about the things of the world, and few-shot episodes told in words."""
+"""Records without a picture: sentences about the things of the world, few-shot episodes told in words, and echoes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from emu2.data.records import Record
 from emu2.world.captions import NUMBERS, WORDINGS, be, caption, counted, sentence, with_article
 from emu2.world.compose import MAX_OBJECTS
 from emu2.world.dice import Dice
-from emu2.world.episodes import counting, naming
+from emu2.world.episodes import MADE_UP_WORDS, counting, naming
 from emu2.world.plain import PAIR_WEIGHTS, draw_wording
 from emu2.world.rules import rule
 from emu2.world.studio import Studio
@@ -17,10 +17,16 @@ _TOLD = (naming, rule, tuple_of, counting)
 _TOLD_WEIGHTS = (5.0, 7.0, 8.0, 10.0)
 
 
+#: Made-up words of an echo at most, and what is looked up after as many pairs.
+_ECHO_WORDS, _ECHO_PAIRS, _LOOK_UPS = 10, 6, 6
+
+
 def text(studio: Studio, dice: Dice, key: str) -> Record:
-    """One to four true sentences about the things of the world; or an episode, where `told` asks for it."""
+    """One to four true sentences about the world; or, where the settings ask for it, an episode or an echo."""
     if studio.config.told and dice.chance(studio.config.told):
         return _episode(studio, dice, key)
+    if studio.config.echoed and dice.chance(studio.config.echoed):
+        return _echo(dice, key)
     forms = (_kind_sentence, _sum_sentence, _relation_sentence, _list_sentence, _scene_sentence)
     sentences = [dice.pick(forms)(studio, dice) for _ in range(1 + dice.below(4))]
     return Record("text", (" ".join(sentences),), key, None, {"sentences": sentences})
@@ -35,6 +41,24 @@ def _episode(studio: Studio, dice: Dice, key: str) -> Record:
     opening = [parts.pop(0)] if len(parts) % 2 else []
     shown = [f"{told}: {answer}" for told, answer in zip(parts[::2], parts[1::2], strict=True)]
     return Record("text", (" ".join([*opening, *shown]),), key, None, {"episode": record.kind, **record.truth})
+
+
+def _echo(dice: Dice, key: str) -> Record:
+    """Made-up words that come again: "toko bila gena toko bila gena.", or "toko: bila. gena: fovi. toko: bila."
+
+    Only the first half tells the second. To go on from where the same was said before (an induction head) is what all
+    learning from a prompt is built on, and sentences about the world hardly ask for it.
+    """
+    if dice.chance(0.5):
+        words = dice.sample(MADE_UP_WORDS, 3 + dice.below(_ECHO_WORDS - 2))
+        said = " ".join((*words, *words))
+        return Record("text", (f"{said}.",), key, None, {"echo": words})
+    number = 2 + dice.below(_ECHO_PAIRS - 1)
+    words = dice.sample(MADE_UP_WORDS, 2 * number)
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    asked = [dice.pick(pairs) for _ in range(_LOOK_UPS)]
+    said = " ".join(f"{word}: {answer}." for word, answer in (*pairs, *asked))
+    return Record("text", (said,), key, None, {"echo": words})
 
 
 def _kind_sentence(studio: Studio, dice: Dice) -> str:

@@ -71,6 +71,7 @@ class WorldConfig:
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often.
     told: share of text records, 0 to 1, that are few-shot episodes with every picture told in words.
+    echoed: share of the other text records, 0 to 1, that say made-up words again.
     """
 
     image_size: int = 64
@@ -87,6 +88,7 @@ class WorldConfig:
     frames: Sequence[int] = (8, 12, 16)
     questions: Mapping[str, float] | Sequence[str] = QUESTIONS
     told: float = 0.0
+    echoed: float = 0.0
 
     def __post_init__(self) -> None:
         def check(fine: bool, name: str, expected: str) -> None:
@@ -111,7 +113,8 @@ class WorldConfig:
         check(bool(self.ways) and all(2 <= n <= 8 for n in self.ways), "ways", "numbers from 2 to 8")
         check(2 <= self.max_pages <= 8, "max_pages", "from 2 to 8")
         check(bool(self.frames) and all(2 <= n <= 64 for n in self.frames), "frames", "numbers from 2 to 64")
-        check(0 <= self.told <= 1, "told", "a share from 0 to 1")
+        for name in ("told", "echoed"):
+            check(0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")
 
     @property
     def weights(self) -> dict[str, float]:
