@@ -56,11 +56,11 @@ def _nouns(atlas: Atlas) -> tuple[re.Pattern[str], dict[str, str], frozenset[str
 def counts_said(text: str, atlas: Atlas) -> dict[str, int]:
     """Short name -> how many, as the first clause of a caption says; a noun without a number is one thing."""
     clause = text.strip()
-    pattern, *nouns = _nouns(atlas)
+    nouns = _nouns(atlas)
     # Names may hold the words that end the clause ("person in lotus position"): the longest clause that is all nouns.
     ends = [match.start() for match in _CLAUSE_END.finditer(clause)] + [len(clause)]
     for end in reversed(ends):
-        found = _all_nouns(clause[:end].strip(), pattern, *nouns)
+        found = _all_nouns(clause[:end].strip(), *nouns)
         if found:
             return found
     return {}
