@@ -278,6 +278,26 @@ def test_text_may_be_episodes_told_in_words():
             WorldConfig(**{name: 2})
 
 
+def test_an_echo_shows_a_word_by_one_picture():
+    asked = replace(SIMPLE, shots=(4,), ways=(2,))
+    world, plain, repeated = World(replace(asked, echoed=1.0)), World(asked), 0
+    for number in range(20):
+        record, usual = world["naming", number], plain["naming", number]
+        for each, alike in ((record, True), (usual, False)):
+            pictures = {}
+            for shown in (
+                *each.truth["demonstrations"],
+                {"scene": each.truth["scene"], "answer": each.truth["answer"]},
+            ):
+                pictures.setdefault(shown["answer"], set()).add(json.dumps(shown["scene"]))
+            kinds = [len(scenes) for scenes in pictures.values()]
+            if alike:
+                assert kinds == [1, 1]
+            else:
+                repeated += kinds == [1, 1]
+    assert repeated == 0
+
+
 def test_text_may_say_made_up_words_again():
     world, forms = World(replace(SIMPLE, echoed=1.0)), Counter()
     for number in range(40):

@@ -77,14 +77,19 @@ def naming(studio: Studio, dice: Dice, key: str) -> Record:
     """Family 1: made-up words stand for concepts, anew in every episode.
 
     The document opens with the words ("bako or limu?"), so that a reader without demonstrations knows the choices and
-    is right once in 2 (or 4) times. Every run of as many demonstrations as there are words holds each word once.
+    is right once in 2 (or 4) times. Every run of as many demonstrations as there are words holds each word once. In an
+    echo (`echoed`) all pictures of a word are one and the same: the easiest case of looking back for what is alike.
     """
     ways = dice.pick(studio.config.ways)
     concepts = studio.some(dice, ways)
     words = dice.sample(MADE_UP_WORDS, ways)
+    again = bool(studio.config.echoed) and dice.chance(studio.config.echoed)
+    shown: dict[int, Scene] = {}
 
     def show(choice: int) -> tuple[Scene, str]:
-        return studio.scene_of(dice, [studio.variant(dice, concepts[choice])]), f"{words[choice]}."
+        if not again or choice not in shown:
+            shown[choice] = studio.scene_of(dice, [studio.variant(dice, concepts[choice])])
+        return shown[choice], f"{words[choice]}."
 
     target = dice.below(ways)
     query = show(target)

@@ -71,7 +71,8 @@ class WorldConfig:
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often.
     told: share of text records, 0 to 1, that are few-shot episodes with every picture told in words.
-    echoed: share of the other text records, 0 to 1, that say made-up words again.
+    echoed: share of the other text records, 0 to 1, that say made-up words again, and of naming episodes in which a
+        word's pictures are all the same one.
     """
 
     image_size: int = 64
