@@ -16,6 +16,8 @@ from emu2.train.config import DiffusionConfig, OptimConfig, RunConfig
 
 #: All concepts of the training split, on all backgrounds, in free places, tilted.
 _WORLD: dict[str, object] = {"style": "full", "max_pages": 4, "shots": [0, 1, 2, 4, 8]}
+#: Text that only what was said before makes likely.
+_LOOKED_BACK: dict[str, object] = {"told": 0.3, "echoed": 0.5}
 #: Side of the pictures: what the vision tower reads and the decoders draw.
 _SIDE = 96
 
@@ -57,13 +59,14 @@ def autoencoder() -> RunConfig:
 
 
 def language() -> RunConfig:
-    """Language model: next token on sentences about the world, in place of LLaMA's trillion."""
+    """Language model: next token on sentences about the world, in place of LLaMA's trillion, on episodes told in words
+    and on echoes: a model that has never had to say again what was said before does not copy a word from its prompt."""
     return _run(
         "language",
         objective="language",
         parts=("language",),
         steps=3000,
-        data=_data({"text": 1.0}, batch_size=64, max_length=256, pack=True),
+        data=_data({"text": 1.0}, batch_size=64, max_length=256, pack=True, worlds={"text": _LOOKED_BACK}),
         optim=OptimConfig(lr=2e-3, warmup_steps=150, clip_norm=1.0, min_lr_ratio=0.1),
     )
 
@@ -120,6 +123,7 @@ def unified() -> RunConfig:
             mode="one_kind",
             batch_size=32,
             batch_sizes={"pair": 64, "grounded_pair": 64, "text_to_image": 64, "text": 64},
+            worlds={"text": _LOOKED_BACK, "naming": {"echoed": 0.3}},
             frames=(8,),
             bucket=True,
         ),
