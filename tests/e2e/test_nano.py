@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from helpers_nano import figures
 from PIL import Image
+from typer.testing import CliRunner
 
 import emu2
+from emu2.cli import app
 from emu2.inference.names import SHIPPED, SHIPPED_FOLDER, fitting
 
 #: Figure -> the least it may be.
@@ -70,3 +72,10 @@ def test_a_command_takes_the_variant_that_is_made_for_it(tmp_path):
     assert fitting("nano", "chat") == fitting(str(SHIPPED_FOLDER), "chat") == str(SHIPPED_FOLDER / "chat")
     for name in ("nano-gen", str(SHIPPED_FOLDER / "base"), str(tmp_path), "nanno"):
         assert fitting(name, "chat") == name
+
+
+def test_the_one_that_only_chats_names_the_one_that_draws():
+    for command in ("draw", "film"):
+        told = CliRunner().invoke(app, [command, "-m", "nano-chat", "a dog"])
+        assert told.exit_code != 0
+        assert "Load nano-gen." in " ".join(told.output.split())

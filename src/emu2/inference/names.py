@@ -9,6 +9,8 @@ DEFAULT_NAME = "nano"
 #: Name of a model that ships with the package -> its variant (`emu2.model.variants`), and the folder of all of them.
 SHIPPED = {"nano": "base", "nano-chat": "chat", "nano-gen": "gen"}
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights" / "nano"
+#: The one to take for drawing and filming.
+_DRAWER = "nano-gen"
 #: `emu2.presets.names()`, repeated because that module needs transformers.
 SIZE_NAMES = ("37b", "37b-chat", "37b-gen")
 
@@ -65,18 +67,17 @@ def explain_missing(name: str) -> str:
 
 def explain_no_image_decoder(name: str) -> str:
     """Why a model cannot draw, and what can."""
+    instead = "a folder that Emu2ImagePipeline saved (it holds model_index.json), such as Emu2-Gen's"
     return (
         f"{name} has no image decoder, so it cannot draw; it can complete, chat and embed. "
-        "Load a folder that Emu2ImagePipeline saved (it holds model_index.json), such as Emu2-Gen's."
+        f"Load {_DRAWER if name in SHIPPED else instead}."
     )
 
 
 def explain_no_video_decoder(name: str) -> str:
     """Why a model cannot film, and what can."""
-    return (
-        f"{name} has no video decoder, so it cannot film. "
-        "Load a folder that Emu2VideoPipeline saved; the published weights hold no video decoder."
-    )
+    instead = "a folder that Emu2VideoPipeline saved; the published weights hold no video decoder"
+    return f"{name} has no video decoder, so it cannot film. Load {_DRAWER if name in SHIPPED else instead}."
 
 
 def _near_names(name: str) -> list[str]:
