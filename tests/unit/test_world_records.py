@@ -314,7 +314,7 @@ def test_text_may_say_made_up_words_again():
         told = [tuple(pair.split(": ")) for pair in said.rstrip(".").split(". ")]
         known = dict(zip(words[::2], words[1::2], strict=True))
         assert told[: len(known)] == list(known.items())
-        assert len(told) == len(known) + 6
+        assert len(told) == len(known) + 8
         assert all(known[word] == answer for word, answer in told)
     assert min(forms.values()) > 8
     assert _same(World(replace(SIMPLE, echoed=0.0))["text", 3], World(SIMPLE)["text", 3])
