@@ -17,8 +17,8 @@ _TOLD = (naming, rule, tuple_of, counting)
 _TOLD_WEIGHTS = (5.0, 7.0, 8.0, 10.0)
 
 
-#: Made-up words in a list at most, pairs at most, and look-ups after the pairs: with these a small model looks up nine of
-#: ten answers after 300 batches of 24, one in two before (pairs alone).
+#: Made-up words in a list at most, pairs at most, and look-ups after the pairs. Few pairs and many look-ups: `nano` then
+#: finds nine answers of ten in 300 batches of 24 pairs alone; with six pairs it had found one in two after 900.
 _ECHO_WORDS, _ECHO_PAIRS, _LOOK_UPS = 10, 4, 8
 
 
