@@ -17,7 +17,7 @@ _TOLD = (naming, rule, tuple_of, counting)
 _TOLD_WEIGHTS = (5.0, 7.0, 8.0, 10.0)
 
 
-#: Made-up words in a list at most, pairs at most, and look-ups after the pairs. Few pairs and many look-ups: of two pairs
+#: Made-up words in a list at most, pairs at most, and look-ups after them. Few pairs and many look-ups: of two pairs
 #: `nano` then finds nine answers in ten after 300 batches of 24; with more of one and fewer of the other it guessed.
 _ECHO_WORDS, _ECHO_PAIRS, _LOOK_UPS = 10, 4, 8
 
