@@ -29,7 +29,7 @@ def fitting(name: str, variant: str) -> str:
     folder among them, stays as it is.
     """
     folder = Path(name).expanduser()
-    if not folder.exists() and shipped_folder(name) and SHIPPED[name] == next(iter(SHIPPED.values())):
+    if name == DEFAULT_NAME and not folder.exists():
         folder = SHIPPED_FOLDER
     return str(folder / variant) if (folder / "variants.json").is_file() and (folder / variant).is_dir() else name
 
