@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
@@ -34,7 +36,8 @@ class Sequence:
     """One document, ready for a batch.
 
     input_ids, labels: of equal length. images, frames: stills and video frames in reading order, RGB, of the side the
-    vision tower reads.
+    vision tower reads. kind: of the record. answers: texts right after a still, each with the
+    position of its first token.
     """
 
     input_ids: list[int]
@@ -43,6 +46,8 @@ class Sequence:
     frames: list[Image.Image]
 
     _slot_ids: frozenset[int] = frozenset()
+    kind: str = ""
+    answers: tuple[tuple[int, str], ...] = ()
 
     @property
     def num_text_targets(self) -> int:
@@ -106,7 +111,8 @@ class SequenceBuilder:
             wanted = [t for t in range(max(first, 1), len(ids)) if ids[t] not in never]
         for t in wanted:
             labels[t] = ids[t]
-        return self._sequence(record, ids, labels, encoded.images, encoded.frames)
+        sequence = self._sequence(record, ids, labels, encoded.images, encoded.frames)
+        return replace(sequence, answers=_after_stills(record, encoded.spans))
 
     def chunk(self, record: Record, chance: random.Random) -> Sequence:
         """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.
@@ -181,7 +187,16 @@ class SequenceBuilder:
                 f"fits {self.max_length} tokens."
             )
         resize = self.processor.image_processor.resize
-        return Sequence(ids, labels, list(map(resize, images)), list(map(resize, frames)), self.slot_ids)
+        return Sequence(ids, labels, list(map(resize, images)), list(map(resize, frames)), self.slot_ids, record.kind)
+
+
+def _after_stills(record: Record, spans: Seq[tuple[int, int]]) -> tuple[tuple[int, str], ...]:
+    parts = list(zip(record.segments, spans, strict=True))
+    return tuple(
+        (start, text)
+        for (before, _), (text, (start, _)) in pairwise(parts)
+        if isinstance(before, Image.Image) and isinstance(text, str)
+    )
 
 
 def _answers(record: Record) -> Iterable[object]:

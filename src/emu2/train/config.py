@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from emu2.data.settings import DataConfig
-from emu2.train.settings import ParallelConfig
+from emu2.train.settings import LookingBack, LoraSettings, ParallelConfig
 
 #: The parts of a whole Emu2 that a run can train, each with its own rate. "video_temporal" are the parts of the video
 #: U-Net that mix frames, "video_unet" is all of it; a run that trains both gives the temporal parts their own rate.
@@ -144,30 +144,6 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
-class LoraSettings:
-    """Low-rank adapters on the linear layers of the language model and the bridge, instead of their weights.
-
-    With them only the adapters move, whatever of "language" and "bridge" the run trains, and the run leaves `adapter/`
-    instead of a whole model. The paper tunes everything; its first version, Emu, was tuned through LoRA.
-
-    rank: of the two factors. alpha: their product counts alpha / rank times; None is twice the rank.
-    dropout: of what goes into the factors.
-    targets: ends of the names of the layers that get adapters; empty is every linear layer of the language model's
-        blocks, its head, and both of the bridge.
-    """
-
-    rank: int = 16
-    alpha: float | None = None
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _require(self.rank >= 1, f"lora.rank must be 1 or more; got {self.rank}.")
-        _require(self.alpha is None or self.alpha > 0, f"lora.alpha must be above 0, or null; got {self.alpha}.")
-        _require(0 <= self.dropout < 1, f"lora.dropout lies in [0, 1); got {self.dropout}.")
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """One training run: an objective, the parts it trains, its data, its length.
 
@@ -188,6 +164,10 @@ class RunConfig:
     visual_loss: "plain" is the paper's mean squared error of embeddings (`unified`, `gen`). "whitened" measures, on the
         first records and before the first step, how embeddings spread, and counts errors by that in every direction
         (`emu2.model.losses.whitening`): for towers that trained for minutes.
+    looking_back: also teach attention heads to find earlier answers (`unified`); None does not.
+    kept_features: frozen features of so many different pictures are kept, the last ones seen, each computed by itself,
+        so that it is the same whatever came with it (`unified`, `chat`, `gen`); for worlds whose pictures come round
+        (`gallery`). 0 keeps none.
     kl_weight: of the KL term (`autoencoder`), per latent number.
     ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
     seed: of initial weights, order of data, noise.
@@ -227,6 +207,8 @@ class RunConfig:
     text_loss_weight: float = 1.0
     visual_loss_weight: float = 1.0
     visual_loss: Literal["plain", "whitened"] = "plain"
+    looking_back: LookingBack | None = None
+    kept_features: int = 0
     kl_weight: float = 1e-4
     ema_decay: float | None = None
     seed: int = 0
@@ -265,6 +247,9 @@ class RunConfig:
                 f"lora adapts {' and '.join(ADAPTED_PARTS)} only, and this run would train {', '.join(others)} too: "
                 "name other parts, or leave out lora.",
             )
+        if self.looking_back is not None:
+            self.looking_back.check(self)
+        _require(self.kept_features >= 0, f"kept_features must be 0 or more; got {self.kept_features}.")
         for name in ("resolution", "num_query", "num_video_query"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} must be 1 or more, or null; got {value}.")

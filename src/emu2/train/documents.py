@@ -25,6 +25,7 @@ from emu2.data.sequences import Sequence as TokenSequence
 from emu2.model.losses import whitening
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache, picture_key
+from emu2.train.looking_back import Looks, check_heads, looking_back_loss, watching
 from emu2.train.objectives import Batch, Objective
 from emu2.train.whole import Whole
 
@@ -58,8 +59,10 @@ class SequenceObjective(Objective):
         self.frozen_vision = "vision" not in config.parts
         queries = {"image": model.num_query, "video": model.num_video_query}
         self.features = {
-            name: FeatureCache(partial(whole.model.encode_image, num_query=n)) for name, n in queries.items()
+            name: FeatureCache(partial(whole.model.encode_image, num_query=n), keep=config.kept_features)
+            for name, n in queries.items()
         }
+        self.by_picture = self.pooled or config.kept_features > 0
 
     def batches(self, read: Sequence[Samples]) -> list[Batch | None]:
         return super().batches(_bucketed(read) if self.config.data.bucket else read)
@@ -87,7 +90,7 @@ class SequenceObjective(Objective):
 
     def _read_pixels(self, samples: Sequence[TokenSequence]) -> dict[str, Tensor]:
         """float32[N, 3, S, S] of stills and of frames, made where the data are read, unless a cache knows them."""
-        if self.pooled and self.frozen_vision:
+        if self.by_picture and self.frozen_vision:
             return {}
         found = {"image": [i for s in samples for i in s.images], "video": [f for s in samples for f in s.frames]}
         return {name: torch.stack([self._pixels(i) for i in images]) for name, images in found.items() if images}
@@ -114,7 +117,7 @@ class SequenceObjective(Objective):
                     shown = torch.stack([self._pixels(i) for i in images or [Image.new("RGB", (1, 1))]])
                 features = model.encode_image(shown.to(self.device), queries)[: len(images)]
             elif images:
-                keys = [picture_key(image) if self.pooled else str(i) for i, image in enumerate(images)]
+                keys = [picture_key(image) if self.by_picture else str(i) for i, image in enumerate(images)]
                 ready = read.get(name)
                 makers = [
                     partial(self._pixels, image) if ready is None else partial(ready.__getitem__, i)
@@ -148,7 +151,7 @@ class SequenceObjective(Objective):
             **self._inputs(batch.tensors), **self.pictures(batch.extra["samples"], batch.extra["pixels"])
         )
         losses = {"text": out.text_loss, "visual": out.visual_loss}
-        return {name: losses[name] for name in self.weights}
+        return {name: losses[name] for name in self.weights if name in losses}
 
     def _inputs(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The model's arguments: packed documents get the mask that keeps them apart."""
@@ -251,6 +254,8 @@ class CaptionObjective(SequenceObjective):
         return self.builder.build(image_first(record) if is_pair(record) else record, "text")
 
 
+#: Name of the loss term that tells attention where to look.
+_LOOKING_BACK = "looking_back"
 #: Segments of an episode's first demonstration: a picture and its answer.
 _FIRST_DEMONSTRATION = 2
 
@@ -265,9 +270,35 @@ class UnifiedObjective(SequenceObjective):
 
     trains = ("bridge", "language")
 
+    def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
+        super().__init__(whole, config, device)
+        if config.looking_back is not None:
+            heads = [head for heads in config.looking_back.heads.values() for head in heads]
+            check_heads(whole.model.config.text_config, heads, self.attention)
+
     @property
     def weights(self) -> dict[str, float]:
-        return {"text": self.config.text_loss_weight, "visual": self.config.visual_loss_weight}
+        weights = {"text": self.config.text_loss_weight, "visual": self.config.visual_loss_weight}
+        if self.config.looking_back is not None:
+            weights[_LOOKING_BACK] = self.config.looking_back.weight
+        return weights
+
+    def collate(self, samples: Sequence[TokenSequence], keys: list[str]) -> Batch:
+        batch = super().collate(samples, keys)
+        if self.config.looking_back is not None:
+            batch.extra[_LOOKING_BACK] = looks = {
+                heads: Looks.of(samples, kind) for kind, heads in self.config.looking_back.heads.items()
+            }
+            batch.counts[_LOOKING_BACK] = sum(map(len, looks.values()))
+        return batch
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        if self.config.looking_back is None:
+            return super().terms(batch)
+        looks = {heads: looks.to(self.device) for heads, looks in batch.extra[_LOOKING_BACK].items()}
+        with watching(self.whole.model.model.language_model, looks) as seen:
+            terms = super().terms(batch)
+        return {**terms, _LOOKING_BACK: looking_back_loss(seen, looks)}
 
     def sample(self, record: Record, chance: random.Random) -> TokenSequence:
         if all(isinstance(segment, str) for segment in record.segments) and record.answer_from is None:

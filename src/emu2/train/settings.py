@@ -1,7 +1,14 @@
-"""How a run is spread over processes: the part of its settings that changes where numbers live, never what they are."""
+"""Settings of a run that have a subject of their own: how processes share it, adapters, where attention looks."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from emu2.data.settings import kind_of
+
+if TYPE_CHECKING:
+    from emu2.train.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -41,3 +48,79 @@ class ParallelConfig:
             )
         if self.shard == "none" and self.cpu_offload:
             raise ValueError("parallel.cpu_offload needs parallel.shard=full: only shards wait on the host.")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters on the linear layers of the language model and the bridge, instead of their weights.
+
+    With them only the adapters move, whatever of "language" and "bridge" the run trains, and the run leaves `adapter/`
+    instead of a whole model. The paper tunes everything; its first version, Emu, was tuned through LoRA.
+
+    rank: of the two factors. alpha: their product counts alpha / rank times; None is twice the rank.
+    dropout: of what goes into the factors.
+    targets: ends of the names of the layers that get adapters; empty is every linear layer of the language model's
+        blocks, its head, and both of the bridge.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be 1 or more; got {self.rank}.")
+        if self.alpha is not None and self.alpha <= 0:
+            raise ValueError(f"lora.alpha must be above 0, or null; got {self.alpha}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout lies in [0, 1); got {self.dropout}.")
+
+
+@dataclass(frozen=True)
+class LookingBack:
+    """Attention heads that are told where an answer was given before (`emu2.train.looking_back`; not the paper's).
+
+    heads: kind of record whose answers are the same words where its pictures are alike -> the heads that learn to see
+        that, (layer, head) of the language model, from 0. What is alike may differ between kinds: then so should heads.
+    weight: of the loss.
+    """
+
+    heads: dict[str, tuple[tuple[int, int], ...]]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise ValueError("looking_back.heads is empty: give it kinds of records, and heads for each.")
+        for kind, heads in self.heads.items():
+            if not heads or any(number < 0 for head in heads for number in head):
+                raise ValueError(
+                    f"looking_back.heads names at least one (layer, head) for each kind, from (0, 0); got {kind!r}: "
+                    f"{heads}."
+                )
+        if self.weight <= 0:
+            raise ValueError(f"looking_back.weight must be above 0; got {self.weight}.")
+
+    def check(self, config: RunConfig) -> None:
+        """Raise a ValueError where the rest of a run's settings does not allow it."""
+        if config.objective != "unified":
+            raise ValueError(
+                f"looking_back belongs to the objective 'unified'; this run's is {config.objective!r}: leave it out."
+            )
+        hindering = {
+            "compile": config.compile,
+            "checkpoint_activations": config.checkpoint_activations,
+            "data.pack": config.data.pack,
+            "parallel.tensor": config.parallel.tensor > 1,
+        }
+        for name, given in hindering.items():
+            if given:
+                raise ValueError(
+                    f"looking_back watches the attention of whole layers, one document to a row: leave out {name}."
+                )
+        read = sorted({kind_of(name) for name, weight in config.data.kinds.items() if weight > 0})
+        unread = [kind for kind in self.heads if kind not in read]
+        if unread:
+            raise ValueError(
+                f"looking_back.heads names {unread[0]!r}, which this run does not read; it reads {', '.join(read)}."
+            )

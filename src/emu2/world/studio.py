@@ -100,6 +100,10 @@ class Studio:
         self, dice: Dice, emoji: Sequence[int], sizes: Sequence[str] | None = None, upright: bool = False
     ) -> Scene:
         """A scene of these emoji, whose places, sizes and background are left to the dice; `upright` turns none."""
+        if self.config.gallery is not None and len(emoji) == 1:
+            # The dice choose one of the few scenes that there are of this thing.
+            number = dice.below(self.config.gallery)
+            dice = Dice("emu2 world gallery", self.config.seed, self.config.split, *emoji, sizes, upright, number)
         style = replace(self.style, tilted=0.0) if upright else self.style
         return self.until_allowed(
             lambda: Scene(

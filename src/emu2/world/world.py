@@ -65,6 +65,8 @@ class WorldConfig:
         backgrounds, 3 x 3 grid, up to 4 objects of 2 kinds) or "full" (all backgrounds, free places, tilts, up to 6
         objects of 3 kinds).
     wording: `None` = a mixture of caption wordings, or one of them: "name", "background", "place", "full".
+    gallery: scenes of one thing that episodes show are among so many for each thing, so that its pictures come round
+        and what a frozen tower makes of them can be kept; `None` = drawn afresh every time.
     variants: whether skin tone, hair and gender variants stand in for the plain form of their concept.
     shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
@@ -82,6 +84,7 @@ class WorldConfig:
     concepts: int | Sequence[str] | None = None
     style: str = "full"
     wording: str | None = None
+    gallery: int | None = None
     variants: bool = False
     shots: Sequence[int] = (0, 1, 2, 4, 8, 16)
     ways: Sequence[int] = (2, 4)
@@ -110,6 +113,7 @@ class WorldConfig:
         check(self.split in SPLITS, "split", f"one of {', '.join(SPLITS)}")
         check(self.style in STYLES, "style", f"one of {', '.join(STYLES)}")
         check(self.wording is None or self.wording in WORDINGS, "wording", f"None or one of {', '.join(WORDINGS)}")
+        check(self.gallery is None or self.gallery >= 1, "gallery", "None or at least 1")
         check(bool(self.shots) and all(0 <= k <= 64 for k in self.shots), "shots", "numbers from 0 to 64")
         check(bool(self.ways) and all(2 <= n <= 8 for n in self.ways), "ways", "numbers from 2 to 8")
         check(2 <= self.max_pages <= 8, "max_pages", "from 2 to 8")

@@ -1,0 +1,250 @@
+"""Heads that are told where an answer was given before; and features kept for pictures that come round."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers_train import pair, run_config, tiny_whole, trainer, weights
+
+from emu2.data.records import Record
+from emu2.data.sources import ListSource
+from emu2.train.config import RunConfig, from_dict, to_dict, with_overrides
+from emu2.train.features import FeatureCache
+from emu2.train.looking_back import Looks, looking_back_loss, watching
+from emu2.train.metrics import read_log
+from emu2.train.objectives import objective_class
+from emu2.train.settings import LookingBack
+from emu2.world import World, WorldConfig
+
+HEADS = {"naming": ((0, 1), (1, 0))}
+
+
+def episode(number: int) -> Record:
+    """Four pictures of two kinds, and of each the same word."""
+    dice = random.Random(number)
+    shown = [pair(0), pair(9)]
+    order = [0, 1, *dice.sample((0, 1), 2)]
+    words = dice.sample(("red", "green", "blue"), 2)
+    segments = [part for one in order for part in (shown[one].segments[0], f"{words[one]}.")]
+    return Record("naming", tuple(segments), f"naming-{number}", len(segments) - 1)
+
+
+def episodes() -> ListSource:
+    return ListSource([episode(i) for i in range(8)])
+
+
+def told(**changes) -> RunConfig:
+    config = run_config("unified", **changes)
+    data = replace(config.data, kinds={"naming": 1.0}, batch_size=4, max_length=96)
+    return replace(config, data=data, looking_back=LookingBack(heads=HEADS))
+
+
+def _batch(config=None, whole=None):
+    objective = objective_class("unified")(whole or tiny_whole(), config or told(), torch.device("cpu"))
+    samples = [objective.sample(episode(i), random.Random(i)) for i in range(4)]
+    return objective, objective.collate(samples, [f"{i}" for i in range(4)])
+
+
+def test_answers_look_at_earlier_answers_of_the_same_words():
+    objective, batch = _batch()
+    looks = batch.extra["looking_back"][HEADS["naming"]]
+    # the third and the fourth answer of each: only they have earlier ones of the same words and of others
+    assert looks.rows.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert batch.counts["looking_back"] == len(looks) == 8
+    ids = batch.tensors["input_ids"]
+    decode = objective.whole.processor.tokenizer.decode
+    for row, query, keys, real, same in zip(looks.rows, looks.queries, looks.keys, looks.real, looks.same, strict=True):
+        assert ids[row, query] == objective.builder.end_id  # the picture that is asked about ends here
+        said = decode(ids[row, query + 1])
+        for key, there, alike in zip(keys, real, same, strict=True):
+            if there:
+                assert key < query
+                assert (decode(ids[row, key]) == said) == bool(alike)
+            else:
+                assert not alike
+
+
+def test_watching_changes_nothing_and_ends():
+    objective, batch = _batch()
+    model = objective.whole.model.eval()
+    pictures = objective.pictures(batch.extra["samples"])
+    with torch.no_grad():
+        plain = model(**batch.tensors, **pictures).logits
+        with watching(model.model.language_model, batch.extra["looking_back"]) as seen:
+            watched = model(**batch.tensors, **pictures).logits
+        assert torch.equal(plain, watched)
+        kept = seen[0][0]
+        model(**batch.tensors, **pictures)
+    assert set(seen) == {0, 1}
+    assert seen[0][0] is kept  # nobody watches any more
+    assert model.model.language_model.config._attn_implementation == "sdpa"
+
+
+def test_the_loss_is_that_of_the_attention_that_the_model_pays():
+    objective, batch = _batch()
+    model = objective.whole.model.eval()
+    pictures, looks = objective.pictures(batch.extra["samples"]), batch.extra["looking_back"]
+    with torch.no_grad():
+        with watching(model.model.language_model, looks) as seen:
+            model(**batch.tensors, **pictures)
+        loss = looking_back_loss(seen, looks)
+        model.set_attn_implementation("eager")
+        paid = model(**batch.tensors, **pictures, output_attentions=True).attentions
+    missed = []
+    for heads, each in looks.items():
+        for layer, head in heads:
+            for row, query, keys, real, same in zip(
+                each.rows, each.queries, each.keys, each.real, each.same, strict=True
+            ):
+                shares = paid[layer][row, head, query, keys[real]]
+                missed.append(-(shares[same[real]].sum() / shares.sum()).log())
+    assert loss.item() == pytest.approx(torch.stack(missed).mean().item(), rel=1e-4)
+
+
+def test_heads_that_share_keys_are_told_apart():
+    query = torch.randn(1, 4, 6, 8)
+    key = torch.randn(1, 2, 6, 8)
+    looks = Looks(
+        torch.tensor([0]),
+        torch.tensor([5]),
+        torch.tensor([[1, 3]]),
+        torch.ones(1, 2).bool(),
+        torch.tensor([[1, 0]]) > 0,
+    )
+    for head in range(4):
+        scores = query[0, head, 5] @ key[0, head // 2, [1, 3]].T / 8**0.5
+        expected = -scores.log_softmax(dim=-1)[0].item()
+        assert looking_back_loss({0: (query, key)}, {((0, head),): looks}).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_told_heads_learn_to_look(tmp_path):
+    config = told(steps=80)
+    # not the first layer's: they see the tokens of an answer, and nothing of the picture before it
+    config = replace(
+        config, looking_back=LookingBack(heads={"naming": ((1, 0), (1, 1))}), optim=replace(config.optim, lr=1e-2)
+    )
+    runner = trainer(config, tmp_path, sources={"naming": episodes()})
+    runner.run()
+    losses = [line["loss/looking_back"] for line in read_log(tmp_path / "log.jsonl")]
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.1
+
+
+def test_other_kinds_have_nothing_to_look_for():
+    config = told()
+    config = replace(config, data=replace(config.data, kinds={"naming": 1.0, "pair": 1.0}))
+    objective = objective_class("unified")(tiny_whole(), config, torch.device("cpu"))
+    samples = [objective.sample(pair(i), random.Random(i)) for i in range(4)]
+    batch = objective.collate(samples, list("abcd"))
+    assert batch.counts["looking_back"] == 0
+    loss = objective.terms(batch)["looking_back"]
+    assert loss.item() == 0
+    loss.backward()  # as ranks do that have none
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (['looking_back={"heads": {}}'], "looking_back.heads is empty: give it kinds of records, and heads for each"),
+        (['looking_back={"heads": {"naming": [[0, -1]]}}'], r"from \(0, 0\); got 'naming': \(\(0, -1\),\)"),
+        (['looking_back={"heads": {"naming": [[0, 1]]}, "weight": 0}'], "looking_back.weight must be above 0; got 0"),
+        (['looking_back={"heads": {"rule": [[0, 1]]}}'], "names 'rule', which this run does not read; it reads naming"),
+        (["compile=true"], "looking_back watches the attention of whole layers.*leave out compile"),
+        (["checkpoint_activations=true"], "leave out checkpoint_activations"),
+        (["data.pack=true"], "leave out data.pack"),
+        (["parallel.tensor=2"], "leave out parallel.tensor"),
+        (["objective=caption"], "looking_back belongs to the objective 'unified'; this run's is 'caption'"),
+        (["kept_features=-1"], "kept_features must be 0 or more; got -1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        with_overrides(told(), settings)
+
+
+def test_heads_that_there_are_not_are_refused():
+    for heads in (((2, 0),), ((0, 2),)):
+        config = replace(told(), looking_back=LookingBack(heads={"naming": heads}))
+        with pytest.raises(ValueError, match="this language model has 2 layers of 2 heads, both counted from 0"):
+            objective_class("unified")(tiny_whole(), config, torch.device("cpu"))
+    whole = tiny_whole()
+    whole.model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="watches attention by 'sdpa'; this model attends by 'eager'"):
+        objective_class("unified")(whole, told(), torch.device("cpu"))
+
+
+def test_settings_survive_their_file():
+    config = told()
+    assert from_dict(to_dict(config)) == config
+
+
+# Pictures that come round --------------------------------------------------------------------------------------------
+
+
+def test_a_gallery_has_few_scenes_of_a_thing_and_keeps_the_splits_apart():
+    def shown(split, **settings):
+        world = World(WorldConfig(kinds=["naming"], split=split, style="corners", concepts=6, shots=(8,), **settings))
+        records = [world["naming", index] for index in range(60)]
+        return [d["scene"] for record in records for d in [*record.truth["demonstrations"], record.truth]]
+
+    def kinds_of_scenes(scenes):
+        found: dict[int, set] = {}
+        for scene in scenes:
+            thing = scene["objects"][0]
+            found.setdefault(thing["emoji"], set()).add((thing["place"], scene["background"]["text"]))
+        return found
+
+    few, afresh = kinds_of_scenes(shown("train", gallery=3)), kinds_of_scenes(shown("train"))
+    assert len(few) == len(afresh) == 6
+    assert max(map(len, few.values())) <= 3
+    assert min(map(len, afresh.values())) > 10
+    seen = kinds_of_scenes(shown("seen", gallery=3))
+    assert all(not few[thing] & seen[thing] for thing in few)
+    assert shown("train", gallery=3) == shown("train", gallery=3)
+    with pytest.raises(ValueError, match="gallery must be None or at least 1; got 0"):
+        WorldConfig(gallery=0)
+
+
+def test_kept_rows_do_not_depend_on_what_came_with_them_and_the_oldest_go():
+    encoded = []
+
+    def encode(rows):
+        encoded.append(len(rows))
+        return rows * 2
+
+    cache = FeatureCache(encode, keep=2)
+
+    def ask(*keys):
+        makers = [lambda key=key: torch.tensor([float(key)]) for key in keys]
+        return cache(keys, makers, torch.device("cpu")).flatten().tolist()
+
+    assert ask("1", "2", "1") == [2, 4, 2]
+    assert encoded == [1, 1]
+    assert ask("1") == [2]
+    assert ask("3") == [6]  # "2" was asked for longest ago
+    assert encoded == [1, 1, 1]
+    assert ask("1", "3") == [2, 6]
+    assert ask("2") == [4]
+    assert encoded == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100])
+def test_a_run_with_kept_features_resumes_to_the_bit(kept, tmp_path):
+    config = told(kept_features=kept)
+    whole = tiny_whole()
+    trainer(config, tmp_path / "whole", whole=whole, sources={"naming": episodes()}).run()
+    trainer(config, tmp_path / "parts", sources={"naming": episodes()}).run(until=3)
+    resumed = tiny_whole()
+    trainer(config, tmp_path / "parts", whole=resumed, sources={"naming": episodes()}).run(resume=True)
+    expected = weights(whole)
+    for name, value in weights(resumed).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_kept_features_equal_computed_ones(tmp_path):
+    losses = []
+    for kept in (0, 4):
+        trainer(told(kept_features=kept), tmp_path / str(kept), sources={"naming": episodes()}).run()
+        losses.append([line["loss"] for line in read_log(tmp_path / str(kept) / "log.jsonl")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
