@@ -132,3 +132,44 @@ def test_all_of_nano_fits_64_megabytes(tmp_path):
     made = write_variants(dict.fromkeys(("base", "chat", "gen"), whole), whole, whole, tmp_path / "nano")
     trained_tokeniser = 200_000  # the tiny one that is here is smaller
     assert folder_bytes(made) + trained_tokeniser < 64e6
+
+
+def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
+    from emu2.recipes.card import write_again
+
+    model, card = tmp_path / "model", tmp_path / "MODEL_CARD.md"
+    whole = tiny_whole()
+    write_variants({"base": whole, "chat": whole, "gen": whole}, whole, whole, model)
+    figures, notes = tmp_path / "figures.json", tmp_path / "notes.md"
+    row = {
+        "group": "Edit",
+        "name": "made",
+        "value": 0.5,
+        "interval": [0.4, 0.6],
+        "n": 9,
+        "target": 0.7,
+        "reached": False,
+    }
+    figures.write_text(json.dumps({"rows": [row]}))
+    notes.write_text("It fails at dusk.")
+    for given in (card, model / "card.json"):  # either half alone is no card
+        with pytest.raises(ValueError, match="are not the two halves of a model card"):
+            write_again(model, card, figures=figures, notes=notes)
+        given.write_text("{}")
+    sizes = "| part | parameters | bytes |\n|---|---:|---:|\n| base | 1 | 2 |"
+    card.write_text(
+        f"# nano\n\n{sizes}\n\n## How it was made\n\nSlowly.\n\n## Measured\n\nold\n\n## Known failures\n\nold\n"
+    )
+    (model / "card.json").write_text(json.dumps({"budget": "cpu", "figures": []}))
+    write_again(model, card, figures=figures, notes=notes)
+    written = card.read_text()
+    assert "## How it was made\n\nSlowly.\n\n## Measured\n\n| what |" in written
+    assert "| Edit | made | 0.5 | 0.4 to 0.6 | 9 | 0.7 | no |" in written
+    assert "- Edit, made: 0.5 where 0.7 was wanted" in written
+    assert "It fails at dusk." in written
+    assert "old" not in written
+    assert f"| all | | {folder_bytes(model):,} |" in written
+    assert json.loads((model / "card.json").read_text()) == {"budget": "cpu", "figures": [row]}
+    before = written
+    write_again(model, card, figures=figures, notes=notes)
+    assert card.read_text() == before

@@ -43,9 +43,9 @@ _TOLD = '"pair": {"wording": "full"}'
 #:   lane 2   language (0.75, 750), autoencoder (0.4, 2000) -> decoder (0.7, 2400) -> video_decoder (2.4, 600),
 #:            gen (0.65, 1950)
 #:
-#: Frozen features are cached for the image decoder alone, 0.055 s a picture instead of 0.094: its pictures may come
-#: round, each time with other noise. An episode's may not, as its made-up words would be learned by heart instead of
-#: read from the prompt, and the tower's share of a step is too small to be worth more (35 pictures: 0.5 of 1.4 s).
+#: Frozen features are cached where pictures may come round: for the image decoder, 0.055 s a picture instead of 0.094,
+#: each time with other noise; for naming episodes, each time with other words (their pictures are drawn from a gallery:
+#: whole episodes that come round are learned by heart instead of read from the prompt).
 #: Processors that have the instructions take 0.5 to 0.8 of float32's time, in all stages but the U-Nets'; others more.
 _BF16 = "autocast=bfloat16"
 _NANO_CPU: dict[str, Sequence[str]] = {
@@ -86,22 +86,26 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         _BF16,
         "steps=2300",
         "data.batch_size=12",
-        # Drawing from words, seeing, and episodes whose demonstrations say what is asked for and in what form. Telling
-        # any two new things apart by made-up words takes more episodes than these cores can show, and episodes of many
-        # drawn pictures and long stories cost most; without any episodes of made-up words answers are other words.
+        # Drawing from words, seeing, and episodes whose demonstrations say what is asked for, how things are called and
+        # in what form. Naming takes most: its heads find the right word after some 300 batches of 16 (looking_back).
         # Captions are learned with their pictures only, embeddings weigh as much as words and the language model learns
         # at half the recipe's rate: otherwise captions that the stage before had learned were lost within 150 steps.
         'data.image_firsts={"pair": 1.0}',
         "visual_loss_weight=1.0",
+        "visual_loss=whitened",
         'optim.part_lr={"language": 5e-4, "bridge": 1e-3}',
-        'data.kinds={"pair": 0.26, "grounded_pair": 0.02, "text_to_image": 0.26, "video_pair": 0.01, "text": 0.05, '
-        '"naming": 0.05, "rule": 0.06, "tuple": 0.05, "tuple/all": 0.02, "counting": 0.1, "counting/all": 0.03, '
-        '"visual_prompt": 0.03, "drawing": 0.03, "document": 0.03}',
-        'data.batch_sizes={"pair": 32, "grounded_pair": 32, "text_to_image": 32, "text": 32, "video_pair": 8}',
+        'data.kinds={"pair": 0.18, "grounded_pair": 0.02, "text_to_image": 0.16, "video_pair": 0.01, "text": 0.03, '
+        '"naming": 0.2, "rule": 0.1, "tuple": 0.04, "tuple/all": 0.05, "counting": 0.05, "counting/all": 0.05, '
+        '"visual_prompt": 0.03, "visual_prompt/all": 0.03, "drawing": 0.03, "document": 0.02}',
+        'data.batch_sizes={"pair": 32, "grounded_pair": 32, "text_to_image": 32, "text": 32, "video_pair": 8, '
+        '"naming": 16}',
         *_FEW,
-        # Of things that have no name here only the demonstrations tell the name.
-        f'data.worlds={{{_TOLD}, "naming": {{"ways": [2, 2, 4], "echoed": 0.4}}, '
-        '"text": {"told": 0.3, "echoed": 0.8}, "tuple/all": {"concepts": null}, "counting/all": {"concepts": null}}',
+        # Of things that have no name here only the demonstrations tell the name. Made-up words stand for any thing, of
+        # which eight pictures each come round, so that the tower sees them once.
+        f'data.worlds={{{_TOLD}, "naming": {{"concepts": null, "ways": [2, 2, 2, 4], "shots": [8, 8, 8, 8, 8, 8, 0], '
+        '"echoed": 0.15, "gallery": 8}, "rule": {"shots": [8, 8, 8, 0]}, "text": {"told": 0.3, "echoed": 0.8}, '
+        '"tuple/all": {"concepts": null}, "counting/all": {"concepts": null}, "visual_prompt/all": {"concepts": null}}',
+        "kept_features=24000",
         "optim.warmup_steps=100",
     ),
     # Things that have no name here are not drawn either: one picture in four of them made half of the loss and was not

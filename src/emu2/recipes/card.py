@@ -1,6 +1,10 @@
 """The model card of a trained pipeline, written from what its runs recorded.
 
     python -m emu2.recipes.card runs/nano [--figures FILE.json] [--notes FILE.md] [--out MODEL_CARD.md]
+    python -m emu2.recipes.card --model FOLDER --out MODEL_CARD.md --figures FILE.json --notes FILE.md
+
+The second writes the figures, the notes and the sizes of the parts anew in the card of an assembled model, whose runs
+are elsewhere; what the runs recorded stays.
 
 Every figure on it is read from a file: the runs' logs, sessions and summaries, the weights' own headers, and the JSON
 that an evaluation wrote (`--figures`). What only a person can say, known failures and their pictures, is in `--notes`.
@@ -93,13 +97,48 @@ def _head(pipeline: Pipeline, records: Sequence[StageRecord], model: Path) -> li
     if unfinished:
         lines += [f"Not complete: {', '.join(unfinished)}.", ""]
     if model.is_dir():
-        lines += ["| part | parameters | bytes |", "|---|---:|---:|"]
-        lines += [f"| {name} | {numbers:,} | {length:,} |" for name, (numbers, length) in parts(model).items()]
-        lines += [f"| all | | {folder_bytes(model):,} |", ""]
+        lines += [*_sizes(model), ""]
     lines += ["```python", "import emu2", ""]
     names = {"base": size, **{name: f"{size}-{name}" for name in VARIANTS if name != "base"}}
     lines += [f'{variant} = emu2.load("{name}")' for variant, name in names.items()]
     return [*lines, "```", ""]
+
+
+def _sizes(model: Path) -> list[str]:
+    return [
+        *("| part | parameters | bytes |", "|---|---:|---:|"),
+        *(f"| {name} | {numbers:,} | {length:,} |" for name, (numbers, length) in parts(model).items()),
+        f"| all | | {folder_bytes(model):,} |",
+    ]
+
+
+def write_again(model: str | Path, card: str | Path, *, figures: str | Path, notes: str | Path) -> None:
+    """Put new figures, notes and sizes into the card of an assembled model, and into its `card.json`.
+
+    Args:
+        model: folder of the variants, with `card.json`.
+        card: Markdown that `write_card` wrote.
+        figures, notes: as for `write_card`.
+
+    Raises:
+        ValueError: there is no such card, or the figures are none.
+    """
+    model, card = Path(model), Path(card)
+    rows = _rows(Path(figures))
+    try:
+        known = json.loads((model / CARD).read_text(encoding="utf-8"))
+        text = card.read_text(encoding="utf-8")
+        top, measured = text.index("| part | parameters | bytes |"), text.index("## Measured")
+        below = text.index("\n\n", top)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{card} and {model / CARD} are not the two halves of a model card ({error}): give what "
+            "'python -m emu2.recipes.card RUNS' wrote."
+        ) from error
+    (model / CARD).write_text(json.dumps({**known, "figures": rows}, indent=1), encoding="utf-8")
+    new = "\n".join([*_measured(rows), *_failures(Path(notes), rows)])
+    sizes = "\n".join(_sizes(model))
+    card.write_text(f"{text[:top]}{sizes}{text[below:measured]}{new}\n", encoding="utf-8")
 
 
 def _recipe(pipeline: Pipeline, records: Sequence[StageRecord]) -> list[str]:
@@ -240,11 +279,20 @@ def _rows(file: Path, *, needed: bool = True) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m emu2.recipes.card", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", type=Path, help="folder of a pipeline")
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of a pipeline")
+    parser.add_argument("--model", type=Path, help="folder of an assembled model, instead of a pipeline's")
     parser.add_argument("--figures", type=Path, help="JSON that an evaluation wrote")
     parser.add_argument("--notes", type=Path, help="Markdown for the section on known failures")
     parser.add_argument("--out", type=Path, help="the card; RUNS/MODEL_CARD.md if left out")
     given = parser.parse_args()
+    if given.model is not None:
+        if given.runs or not (given.figures and given.notes and given.out):
+            parser.error("--model takes --figures, --notes and --out, the card to be written again, and no pipeline")
+        write_again(given.model, given.out, figures=given.figures, notes=given.notes)
+        print(given.out)
+        return
+    if given.runs is None:
+        parser.error("give the folder of a pipeline, or --model with that of an assembled model")
     card = write_card(Pipeline.reopened(given.runs), figures=given.figures, notes=given.notes, out=given.out)
     print(card)
 
