@@ -50,9 +50,26 @@ def test_a_finite_source_is_walked_once_an_epoch_in_fresh_order():
 
 
 @pytest.mark.parametrize("mode", ["mixed", "one_kind"])
+def test_kinds_that_open_are_read_alone_one_after_another(mode):
+    sources = {kind: endless(kind) for kind in "abc"}
+    opening = {"b": 3, "a": 2}
+    mixture = Mixture(sources, dict.fromkeys("abc", 1.0), mode=mode, opening=opening, batch_sizes={"b": 4})
+    steps = take(mixture, 40)
+    kinds = [{kind for batch in step for kind, _ in batch} for step in steps]
+    assert kinds[:5] == [{"b"}] * 3 + [{"a"}] * 2
+    assert set().union(*kinds[5:]) == {"a", "b", "c"}
+    assert [len(batch) for step in steps[:4] for batch in step] == [4] * 6 + [5] * 2
+    # what comes after is what would have come anyway, of records not read yet
+    plain = take(Mixture(sources, dict.fromkeys("abc", 1.0), mode=mode, batch_sizes={"b": 4}), 40)
+    assert [[kind for kind, _ in step[0]] for step in steps[5:]] == [
+        [kind for kind, _ in step[0]] for step in plain[5:]
+    ]
+
+
+@pytest.mark.parametrize("mode", ["mixed", "one_kind"])
 def test_what_follows_a_position_is_the_same(mode):
     def make() -> Mixture:
-        return Mixture({"a": pairs(7), "b": endless("b")}, {"a": 1.0, "b": 2.0}, mode=mode, seed=5)
+        return Mixture({"a": pairs(7), "b": endless("b")}, {"a": 1.0, "b": 2.0}, mode=mode, seed=5, opening={"b": 7})
 
     whole = make()
     expected = take(whole, 12)

@@ -1,5 +1,6 @@
 """Heads that are told where an answer was given before; and features kept for pictures that come round."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from helpers_train import pair, run_config, tiny_whole, trainer, weights
 
-from emu2.data.records import Record
+from emu2.data.records import Record, Sought
+from emu2.data.sequences import covered
 from emu2.data.sources import ListSource
+from emu2.processing.grounding import Box
 from emu2.train.config import RunConfig, from_dict, to_dict, with_overrides
 from emu2.train.features import FeatureCache
 from emu2.train.looking_back import Looks, looking_back_loss, watching
@@ -48,13 +51,14 @@ def _batch(config=None, whole=None):
 
 def test_answers_look_at_earlier_answers_of_the_same_words():
     objective, batch = _batch()
-    looks = batch.extra["looking_back"][HEADS["naming"]]
+    [looks] = batch.extra["looking_back"]
     # the third and the fourth answer of each: only they have earlier ones of the same words and of others
     assert looks.rows.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert batch.counts["looking_back"] == len(looks) == 8
     ids = batch.tensors["input_ids"]
     decode = objective.whole.processor.tokenizer.decode
-    for row, query, keys, real, same in zip(looks.rows, looks.queries, looks.keys, looks.real, looks.same, strict=True):
+    each = (looks.rows, looks.queries, looks.keys, looks.real, looks.wanted)
+    for row, query, keys, real, same in zip(*each, strict=True):
         assert ids[row, query] == objective.builder.end_id  # the picture that is asked about ends here
         said = decode(ids[row, query + 1])
         for key, there, alike in zip(keys, real, same, strict=True):
@@ -92,10 +96,10 @@ def test_the_loss_is_that_of_the_attention_that_the_model_pays():
         model.set_attn_implementation("eager")
         paid = model(**batch.tensors, **pictures, output_attentions=True).attentions
     missed = []
-    for heads, each in looks.items():
-        for layer, head in heads:
+    for each in looks:
+        for layer, head in each.heads:
             for row, query, keys, real, same in zip(
-                each.rows, each.queries, each.keys, each.real, each.same, strict=True
+                each.rows, each.queries, each.keys, each.real, each.wanted, strict=True
             ):
                 shares = paid[layer][row, head, query, keys[real]]
                 missed.append(-(shares[same[real]].sum() / shares.sum()).log())
@@ -106,6 +110,7 @@ def test_heads_that_share_keys_are_told_apart():
     query = torch.randn(1, 4, 6, 8)
     key = torch.randn(1, 2, 6, 8)
     looks = Looks(
+        ((0, 0),),
         torch.tensor([0]),
         torch.tensor([5]),
         torch.tensor([[1, 3]]),
@@ -115,7 +120,70 @@ def test_heads_that_share_keys_are_told_apart():
     for head in range(4):
         scores = query[0, head, 5] @ key[0, head // 2, [1, 3]].T / 8**0.5
         expected = -scores.log_softmax(dim=-1)[0].item()
-        assert looking_back_loss({0: (query, key)}, {((0, head),): looks}).item() == pytest.approx(expected, rel=1e-5)
+        loss = looking_back_loss({0: (query, key)}, [replace(looks, heads=((0, head),))])
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_answers_about_a_picture_look_at_what_is_asked_about():
+    config = run_config("chat")
+    config = replace(
+        config,
+        data=replace(config.data, kinds={"chat": 1.0}, max_length=128),
+        looking_back=LookingBack(heads={"chat": ((1, 0),)}),
+    )
+    objective = objective_class("chat")(tiny_whole(), config, torch.device("cpu"))
+    picture = pair(0).segments[0]
+    side = picture.width
+    there = Box((0, 0, side / 2, side / 2), size=picture.size)
+    asked = (Sought("dog", (there,)), Sought("cat", ()), None)
+    turns = [("system", ("Hi.",)), ("user", (picture, "Where is the dog?")), ("assistant", ("here",))]
+    turns += [("user", ("Is there a cat?",)), ("assistant", ("no",)), ("user", ("Why?",)), ("assistant", ("so",))]
+    record = Record.conversation("chat", tuple(turns), "asked", sought=asked)
+    sample = objective.sample(record, random.Random(0))
+    first = sample.input_ids.index(objective.builder.start_id)
+    slots = objective.whole.processor.num_query
+    tokenizer = objective.whole.processor.tokenizer
+    said = [tokenizer.decode(sample.input_ids[: look.query + 1]) for look in sample.looks]
+    assert [text.rsplit(" ", 2)[1:] for text in said] == [["the", "dog"], ["a", "cat"]]
+    assert all(look.keys == tuple(range(first, first + slots + 1)) for look in sample.looks)
+    present, absent = (look.wanted for look in sample.looks)
+    assert absent == (True, *[False] * slots)  # [IMG], and no embedding
+    assert present == (False, *covered([there], math.isqrt(slots)))
+    batch = objective.collate([sample], ["asked"])
+    assert batch.counts["looking_back"] == 2
+    loss = objective.terms(batch)["looking_back"]
+    assert loss.item() > 0
+    loss.backward()
+    # a clip, or several pictures: boxes of which one is not known
+    twice = [("user", (picture, picture, "Where is the dog?")), ("assistant", ("here",))]
+    record = Record.conversation("chat", tuple(twice), "twice", sought=asked[:1])
+    assert objective.sample(record, random.Random(0)).looks == ()
+
+
+def test_cells_are_those_whose_middle_a_box_holds():
+    def shown(*boxes, side=4):
+        found = covered([Box(box, size=(80, 40)) for box in boxes], side)
+        return ["".join("x" if cell else "." for cell in found[row : row + side]) for row in range(0, side**2, side)]
+
+    assert shown() == ["....", "....", "....", "...."]
+    assert shown((0, 0, 80, 40)) == ["xxxx", "xxxx", "xxxx", "xxxx"]
+    assert shown((0, 0, 31, 16)) == ["xx..", "xx..", "....", "...."]
+    assert shown((0, 0, 31, 4)) == ["x...", "....", "....", "...."]  # holds no middle: the cell of its own
+    assert shown((80, 40, 80, 40), (20, 10, 60, 30)) == ["....", ".xx.", ".xx.", "...x"]
+
+
+def test_kinds_may_be_told_by_the_same_heads():
+    config = told()
+    data = replace(config.data, kinds={"naming": 1.0, "rule": 1.0})
+    heads = LookingBack(heads={"naming": ((1, 0),), "rule": ((1, 0),)})
+    objective = objective_class("unified")(
+        tiny_whole(), replace(config, data=data, looking_back=heads), torch.device("cpu")
+    )
+    records = [episode(0), replace(episode(1), kind="rule"), replace(episode(2), kind="rule")]
+    samples = [objective.sample(record, random.Random(0)) for record in records]
+    batch = objective.collate(samples, list("abc"))
+    assert [looks.rows.tolist() for looks in batch.extra["looking_back"]] == [[0, 0], [1, 1, 2, 2]]
+    assert batch.counts["looking_back"] == 6
 
 
 def test_told_heads_learn_to_look(tmp_path):

@@ -52,11 +52,12 @@ def test_conversations_are_well_formed(question):
         roles = [role for role, _ in record.turns]
         assert roles == ["system", *["user", "assistant"] * (len(roles) // 2)]
         (system,), (shown, asked) = record.turns[0][1], record.turns[1][1]
-        form = record.truth["turns"][0]["form"] if question == "multi_turn" else record.truth["form"]
+        several = question in ("multi_turn", "quiz")
+        form = record.truth["turns"][0]["form"] if several else record.truth["form"]
         forms[form] += 1
         assert system == (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED)
         assert isinstance(shown, Video if question == "video" else Image.Image)
-        truths = record.truth["turns"] if question == "multi_turn" else [record.truth]
+        truths = record.truth["turns"] if several else [record.truth]
         questions = [content[-1] for role, content in record.turns if role == "user"]
         answers = [content[0] for role, content in record.turns if role == "assistant"]
         assert len(truths) == len(questions) == len(answers)
@@ -67,7 +68,7 @@ def test_conversations_are_well_formed(question):
             assert truth["question"] == "referring" or (truth["form"] == "short") == (truth["answer"] == truth["label"])
         assert (asked.endswith(LETTER_ANSWER)) == (question == "choice" and form == "short")
         assert not asked.endswith(SHORT_ANSWER) or system == SYSTEM_CONCISE
-    assert question == "referring" or min(forms["short"], forms["detailed"]) > 4
+    assert question in ("referring", "quiz") or min(forms["short"], forms["detailed"]) > 4
 
 
 def test_turns_are_worded_as_the_chat_template_does():
@@ -93,7 +94,7 @@ def test_questions_mix_by_weight():
 @pytest.mark.parametrize("style", ["corners", "simple", "full"])
 def test_answers_about_pictures_are_true(style):
     kinds_of_things = {noun: kind for _, noun, _, kind in EVERYDAY}
-    for question in ("what", "where", "count", "colour", "group", "multi_turn"):
+    for question in ("what", "where", "count", "colour", "group", "multi_turn", "quiz"):
         for truth, scene in _exchanges(question, 40, style=style):
             label, asked = truth["label"], truth["asked"]
             if truth["question"] == "what":
@@ -322,6 +323,46 @@ def test_later_questions_are_not_answered_by_earlier_ones():
                 continued += follows
     assert set(lengths) == {2, 3, 4}
     assert continued > 10
+
+
+def test_a_quiz_asks_ten_different_questions():
+    for record in _records("quiz", 40, style="corners"):
+        asked = [truth["asked"] for truth in record.truth["turns"]]
+        assert len(set(asked)) == len(asked) == 10
+        counted = [truth["subject"] for truth in record.truth["turns"] if truth["question"] == "count"]
+        assert len(set(counted)) == len(counted) >= 1  # never the same in other words
+
+
+@pytest.mark.parametrize("question", ["what", "where", "count", "group", "yes_no", "referring", "multi_turn", "quiz"])
+def test_what_is_sought_are_the_boxes_of_what_is_asked_about(question):
+    about_nothing = 0
+    for record in _records(question, 60, style="corners"):
+        truths = record.truth.get("turns", [record.truth])
+        assert len(record.sought) == len(truths)
+        objects = record.truth["scene"]["objects"]
+        for truth, sought in zip(truths, record.sought, strict=True):
+            if sought is None:
+                alone = truth["question"] in ("what", "group") and len(objects) == 1  # "What is this?"
+                asks_of_one = truth["question"] != "colour" and truth.get("about") not in ("colour", "relation")
+                assert alone or not asks_of_one
+                continue
+            assert sought.words in truth["asked"]
+            boxes = sought.boxes
+            assert all(box.size == (record.segments[1].width, record.segments[1].height) for box in boxes)
+            found = [item for item in objects if list(item["box"]) in [list(box.xyxy) for box in boxes]]
+            assert len(found) == len(boxes)
+            about_nothing += not boxes
+            if truth["question"] == "count":
+                assert len(boxes) == _number(truth["label"])
+            elif truth["question"] == "referring":
+                assert [list(box.xyxy) for box in boxes] == [truth["box"]]
+            elif "subject" in truth:
+                assert {item["name"] for item in found} == {truth["subject"]}
+            elif truth.get("about") == "presence":
+                assert bool(boxes) == (truth["label"] == "yes")
+            elif truth["question"] == "what":
+                assert [item["name"] for item in found] == [truth["label"]]
+    assert (about_nothing > 0) == (question in ("count", "yes_no", "multi_turn", "quiz"))
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

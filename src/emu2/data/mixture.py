@@ -26,6 +26,7 @@ class Mixture:
         mode: "mixed": each record's kind is drawn by weight. "one_kind": one kind is drawn for the whole step.
         seed: of every choice.
         batch_sizes: kind -> records in a micro-batch of that kind, where it differs; for "one_kind".
+        opening: kind -> so many steps read nothing else, before all others and in this order.
 
     A finite source is walked through in a fresh seeded order each epoch; an endless one from index 0 upwards.
     """
@@ -38,6 +39,7 @@ class Mixture:
         mode: Literal["mixed", "one_kind"] = "mixed",
         seed: int = 0,
         batch_sizes: Mapping[str, int] | None = None,
+        opening: Mapping[str, int] | None = None,
     ):
         missing = sorted(set(weights) - set(sources))
         if missing:
@@ -53,6 +55,7 @@ class Mixture:
         self.mode = mode
         self.seed = seed
         self.batch_sizes = dict(batch_sizes or {})
+        self.opening = dict(opening or {})
         self.step = 0
         self.taken = dict.fromkeys(self.kinds, 0)
         self._orders: dict[str, tuple[int, Order]] = {}
@@ -60,8 +63,9 @@ class Mixture:
     def next_step(self, micro_batches: int, batch_size: int) -> list[list[Address]]:
         """Addresses of the next optimizer step: `micro_batches` lists of `batch_size`, or of the kind's own size."""
         chance = random.Random(f"mixture/{self.seed}/{self.step}")
-        if self.mode == "one_kind":
-            kind = chance.choices(self.kinds, self.weights)[0]
+        alone = self._opens()
+        if self.mode == "one_kind" or alone:
+            kind = alone or chance.choices(self.kinds, self.weights)[0]
             batch_size = self.batch_sizes.get(kind, batch_size)
             kinds = [kind] * (micro_batches * batch_size)
         else:
@@ -69,6 +73,15 @@ class Mixture:
         addresses = [(kind, self._next_index(kind)) for kind in kinds]
         self.step += 1
         return [addresses[i : i + batch_size] for i in range(0, len(addresses), batch_size)]
+
+    def _opens(self) -> str | None:
+        """The kind that this step reads alone as one of the first."""
+        end = 0
+        for kind, steps in self.opening.items():
+            end += steps
+            if self.step < end:
+                return kind
+        return None
 
     def _next_index(self, kind: str) -> int:
         count = self.taken[kind]
@@ -90,6 +103,7 @@ class Mixture:
             mode=self.mode,
             seed=self.seed,
             batch_sizes=self.batch_sizes,
+            opening=self.opening,
         )
         other.load_state_dict(self.state_dict())
         return other

@@ -21,6 +21,17 @@ _ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
+class Sought:
+    """What a question is about, and where in the picture it is.
+
+    words: the question's own for it, letter by letter. boxes: none where it is not there.
+    """
+
+    words: str
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
 class Record:
     """One document: segments in reading order, and what is known to be true about them.
 
@@ -31,6 +42,8 @@ class Record:
     answer_from: index of the first segment that is to be learned (training) or answered (evaluation); `None` means that
         the whole document is.
     truth: JSON-able facts about the record (scene, answer, label, ...), for exact evaluation. Never shown to a model.
+    sought: of a conversation about one still picture, for each of its answers: what its question is about; None where
+        that is not known or has no place.
     turns: a conversation's turns, each a role and its content; `segments` is then all content in order. An optional
         "system" turn comes first, then "user" and "assistant" in turn. None where the record is no conversation.
     """
@@ -41,6 +54,7 @@ class Record:
     answer_from: int | None = None
     truth: dict[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] | None = None
+    sought: tuple[Sought | None, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.segments, str) or not self.segments:
@@ -61,10 +75,17 @@ class Record:
                 )
 
     @classmethod
-    def conversation(cls, kind: str, turns: tuple[Turn, ...], key: str, truth: dict[str, Any] | None = None) -> Record:
+    def conversation(
+        cls,
+        kind: str,
+        turns: tuple[Turn, ...],
+        key: str,
+        truth: dict[str, Any] | None = None,
+        sought: tuple[Sought | None, ...] = (),
+    ) -> Record:
         """A record of `turns`, its segments being their content in order."""
         segments = tuple(segment for _, content in turns for segment in content)
-        return cls(kind, segments, key, truth=truth or {}, turns=turns)
+        return cls(kind, segments, key, truth=truth or {}, turns=turns, sought=sought)
 
     @property
     def prompt(self) -> tuple[Segment, ...]:

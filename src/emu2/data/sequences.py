@@ -6,11 +6,12 @@ visual embedding to be regressed, or IGNORE.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
@@ -20,6 +21,7 @@ from emu2.data.records import Record
 from emu2.processing.prompts import ChatPart, chat_parts
 
 if TYPE_CHECKING:
+    from emu2.processing.grounding import Box
     from emu2.processing.processor import Emu2Processor
 
 #: Label of a position that is no target.
@@ -32,12 +34,24 @@ _BOX_TOKENS = (tokens.GROUNDING, tokens.PHRASE, tokens.OBJECT)
 
 
 @dataclass(frozen=True)
+class Look:
+    """Where to look for an answer.
+
+    query: the position that looks: before the answer, or where a question names what it asks about. keys: positions to
+    choose from. wanted: for each, whether it is one of those.
+    """
+
+    query: int
+    keys: tuple[int, ...]
+    wanted: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Sequence:
     """One document, ready for a batch.
 
     input_ids, labels: of equal length. images, frames: stills and video frames in reading order, RGB, of the side the
-    vision tower reads. kind: of the record. answers: texts right after a still, each with the
-    position of its first token.
+    vision tower reads. kind: of the record. looks: for answers of which that is known (`emu2.train.looking_back`).
     """
 
     input_ids: list[int]
@@ -47,7 +61,7 @@ class Sequence:
 
     _slot_ids: frozenset[int] = frozenset()
     kind: str = ""
-    answers: tuple[tuple[int, str], ...] = ()
+    looks: tuple[Look, ...] = ()
 
     @property
     def num_text_targets(self) -> int:
@@ -112,7 +126,7 @@ class SequenceBuilder:
         for t in wanted:
             labels[t] = ids[t]
         sequence = self._sequence(record, ids, labels, encoded.images, encoded.frames)
-        return replace(sequence, answers=_after_stills(record, encoded.spans))
+        return replace(sequence, looks=_at_earlier_answers(record, encoded.spans))
 
     def chunk(self, record: Record, chance: random.Random) -> Sequence:
         """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.
@@ -161,7 +175,39 @@ class SequenceBuilder:
         end = self._cut(ids)
         images = ids[:end].count(self.image_id) // self.processor.num_query
         frames = ids[:end].count(self.frame_id) // self.processor.num_video_query
-        return self._sequence(record, ids[:end], labels[:end], encoded.images[:images], encoded.frames[:frames])
+        sequence = self._sequence(record, ids[:end], labels[:end], encoded.images[:images], encoded.frames[:frames])
+        # Where each question ends: its answer begins there.
+        ends = [
+            start
+            for (before, part), (start, _) in zip(pairwise(parts), encoded.spans[1:], strict=True)
+            if part.is_answer and not before.is_answer
+        ]
+        return replace(sequence, looks=self._at_what_is_sought(record, sequence, ends))
+
+    def _at_what_is_sought(self, record: Record, sequence: Sequence, ends: list[int]) -> tuple[Look, ...]:
+        """Of a conversation about one still: the word for what is sought looks at the embeddings that lie in its boxes,
+        and at `[IMG]` where that is not in the picture."""
+        ids = sequence.input_ids
+        if not record.sought or len(sequence.images) != 1 or sequence.frames:
+            return ()
+        first = ids.index(self.start_id)
+        keys = tuple(range(first, first + 1 + self.processor.num_query))
+        looks = []
+        for start, end, sought in zip([keys[-1], *ends], ends, record.sought, strict=False):
+            named = None if sought is None or end > len(ids) else self._end_of(sought.words, ids, start, end)
+            if sought is not None and named is not None:
+                there = covered(sought.boxes, math.isqrt(self.processor.num_query))
+                looks.append(Look(named, keys, (not any(there), *there)))
+        return tuple(looks)
+
+    def _end_of(self, words: str, ids: list[int], start: int, end: int) -> int | None:
+        """Position of the last token of some words between two positions, where they stand there."""
+        said = [_spelt(token) for token in self.processor.tokenizer.convert_ids_to_tokens(ids[start:end])]
+        at = "".join(said).rfind(words)
+        if at < 0:
+            return None
+        reached = list(accumulate(map(len, said)))
+        return start + next(i for i, length in enumerate(reached) if length >= at + len(words))
 
     def _cut(self, ids: list[int]) -> int:
         """Where a sequence ends that may hold `max_length` tokens and whole pictures."""
@@ -190,13 +236,41 @@ class SequenceBuilder:
         return Sequence(ids, labels, list(map(resize, images)), list(map(resize, frames)), self.slot_ids, record.kind)
 
 
-def _after_stills(record: Record, spans: Seq[tuple[int, int]]) -> tuple[tuple[int, str], ...]:
+def _at_earlier_answers(record: Record, spans: Seq[tuple[int, int]]) -> tuple[Look, ...]:
+    """Texts right after a still look at the first tokens of earlier ones, those of the same words; where some earlier
+    ones are of the same words and others are not."""
     parts = list(zip(record.segments, spans, strict=True))
-    return tuple(
+    answers = [
         (start, text)
         for (before, _), (text, (start, _)) in pairwise(parts)
         if isinstance(before, Image.Image) and isinstance(text, str)
-    )
+    ]
+    looks = []
+    for number, (position, words) in enumerate(answers):
+        earlier = answers[:number]
+        same = tuple(said == words for _, said in earlier)
+        if any(same) and not all(same):
+            looks.append(Look(position - 1, tuple(start for start, _ in earlier), same))
+    return tuple(looks)
+
+
+def _spelt(token: str) -> str:
+    """A token's letters: vocabularies mark a word's beginning instead of writing the space before it."""
+    return token.replace("\u0120", " ").replace("\u2581", " ")
+
+
+def covered(boxes: Iterable[Box], side: int) -> list[bool]:
+    """Which cells of a grid of `side` x `side` over a picture, row by row, have their middle in one of the boxes; of a
+    box that holds no middle, the cell of its own.
+    """
+    found = [False] * side**2
+    for box in boxes:
+        left, top, right, bottom = (value / box.size[i % 2] * side for i, value in enumerate(box.xyxy))
+        middle = (min(int((left + right) / 2), side - 1), min(int((top + bottom) / 2), side - 1))
+        for row, column in product(range(side), repeat=2):
+            holds = left <= column + 0.5 <= right and top <= row + 0.5 <= bottom
+            found[row * side + column] |= holds or (column, row) == middle
+    return found
 
 
 def _answers(record: Record) -> Iterable[object]:

@@ -1,7 +1,7 @@
 """What a run reads: which kinds of records, from which world, in what batches."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 def kind_of(name: str) -> str:
@@ -41,6 +41,8 @@ class DataConfig:
         "path": "pairs/{00000..00099}.tar", ...}. Kinds without an entry are drawn by the emoji world.
     batch_sizes: kind -> records in one forward pass, where that differs from `batch_size`; with `mode="one_kind"` only
         (the paper gives every kind of data a batch of its own).
+    opening: kind -> so many of the run's first steps read nothing else, one kind after another: what is not learned
+        beside others may be learned before them.
     """
 
     kinds: dict[str, float] = field(default_factory=lambda: {"pair": 1.0})
@@ -63,6 +65,7 @@ class DataConfig:
     validation_split: str = "seen"
     sources: dict[str, dict[str, object]] = field(default_factory=dict)
     batch_sizes: dict[str, int] = field(default_factory=dict)
+    opening: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.kinds or any(weight < 0 for weight in self.kinds.values()) or sum(self.kinds.values()) <= 0:
@@ -87,7 +90,13 @@ class DataConfig:
                     f"data.image_firsts gives a probability to kinds of records that data.kinds weighs; got {kind!r}: "
                     f"{share}."
                 )
-        for name, table in (("sources", self.sources), ("batch_sizes", self.batch_sizes), ("worlds", self.worlds)):
+        tables: dict[str, dict[str, Any]] = {
+            "sources": self.sources,
+            "batch_sizes": self.batch_sizes,
+            "worlds": self.worlds,
+            "opening": self.opening,
+        }
+        for name, table in tables.items():
             unknown = sorted(set(table) - set(self.kinds))
             if unknown:
                 raise ValueError(
@@ -101,6 +110,13 @@ class DataConfig:
         for kind, size in self.batch_sizes.items():
             if size < 1:
                 raise ValueError(f"data.batch_sizes[{kind!r}] must be 1 or more; got {size}.")
+
+        for kind, steps in self.opening.items():
+            if steps < 1 or not self.kinds[kind]:
+                raise ValueError(
+                    f"data.opening gives a number of steps, 1 or more, to kinds with a weight above 0; got {kind!r}: "
+                    f"{steps}, of weight {self.kinds[kind]}."
+                )
 
     def image_first_of(self, kind: str) -> float:
         """The probability for records of this kind."""

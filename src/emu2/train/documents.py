@@ -31,6 +31,8 @@ from emu2.train.whole import Whole
 
 #: A prompt's ids, its stills and its frames.
 _Prompt = tuple[list[int], list[Image.Image], list[Image.Image]]
+#: Name of the loss term that tells attention where to look.
+_LOOKING_BACK = "looking_back"
 #: Attention that takes a mask of our own.
 _MASKED_ATTENTION = ("sdpa", "eager")
 
@@ -63,6 +65,11 @@ class SequenceObjective(Objective):
             for name, n in queries.items()
         }
         self.by_picture = self.pooled or config.kept_features > 0
+        self._looking_back: dict[str, float] = {}
+        if config.looking_back is not None:
+            heads = [head for heads in config.looking_back.heads.values() for head in heads]
+            check_heads(model.text_config, heads, self.attention)
+            self._looking_back = {_LOOKING_BACK: config.looking_back.weight}
 
     def batches(self, read: Sequence[Samples]) -> list[Batch | None]:
         return super().batches(_bucketed(read) if self.config.data.bucket else read)
@@ -84,9 +91,12 @@ class SequenceObjective(Objective):
             "tokens": int(real.sum()),
             "images": sum(len(s.images) + len(s.frames) for s in samples),
         }
-        return Batch(
-            tensors, counts, amounts, keys, extra={"samples": list(samples), "pixels": self._read_pixels(samples)}
-        )
+        extra: dict[str, Any] = {"samples": list(samples), "pixels": self._read_pixels(samples)}
+        if self.config.looking_back is not None:
+            looks = [Looks.of(samples, kind, heads) for kind, heads in self.config.looking_back.heads.items()]
+            extra[_LOOKING_BACK] = looks
+            counts[_LOOKING_BACK] = sum(map(len, looks))
+        return Batch(tensors, counts, amounts, keys, extra=extra)
 
     def _read_pixels(self, samples: Sequence[TokenSequence]) -> dict[str, Tensor]:
         """float32[N, 3, S, S] of stills and of frames, made where the data are read, unless a cache knows them."""
@@ -147,10 +157,15 @@ class SequenceObjective(Objective):
         self.whole.model.visual_metric = whitening(torch.cat(embeddings)).to(self.device)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        out = self.whole.model(
-            **self._inputs(batch.tensors), **self.pictures(batch.extra["samples"], batch.extra["pixels"])
-        )
-        losses = {"text": out.text_loss, "visual": out.visual_loss}
+        inputs = self._inputs(batch.tensors) | self.pictures(batch.extra["samples"], batch.extra["pixels"])
+        if self.config.looking_back is None:
+            out, losses = self.whole.model(**inputs), {}
+        else:
+            looks = [of_kind.to(self.device) for of_kind in batch.extra[_LOOKING_BACK]]
+            with watching(self.whole.model.model.language_model, looks) as seen:
+                out = self.whole.model(**inputs)
+            losses = {_LOOKING_BACK: looking_back_loss(seen, looks)}
+        losses |= {"text": out.text_loss, "visual": out.visual_loss}
         return {name: losses[name] for name in self.weights if name in losses}
 
     def _inputs(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -254,8 +269,6 @@ class CaptionObjective(SequenceObjective):
         return self.builder.build(image_first(record) if is_pair(record) else record, "text")
 
 
-#: Name of the loss term that tells attention where to look.
-_LOOKING_BACK = "looking_back"
 #: Segments of an episode's first demonstration: a picture and its answer.
 _FIRST_DEMONSTRATION = 2
 
@@ -270,35 +283,10 @@ class UnifiedObjective(SequenceObjective):
 
     trains = ("bridge", "language")
 
-    def __init__(self, whole: Whole, config: RunConfig, device: torch.device):
-        super().__init__(whole, config, device)
-        if config.looking_back is not None:
-            heads = [head for heads in config.looking_back.heads.values() for head in heads]
-            check_heads(whole.model.config.text_config, heads, self.attention)
-
     @property
     def weights(self) -> dict[str, float]:
         weights = {"text": self.config.text_loss_weight, "visual": self.config.visual_loss_weight}
-        if self.config.looking_back is not None:
-            weights[_LOOKING_BACK] = self.config.looking_back.weight
-        return weights
-
-    def collate(self, samples: Sequence[TokenSequence], keys: list[str]) -> Batch:
-        batch = super().collate(samples, keys)
-        if self.config.looking_back is not None:
-            batch.extra[_LOOKING_BACK] = looks = {
-                heads: Looks.of(samples, kind) for kind, heads in self.config.looking_back.heads.items()
-            }
-            batch.counts[_LOOKING_BACK] = sum(map(len, looks.values()))
-        return batch
-
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        if self.config.looking_back is None:
-            return super().terms(batch)
-        looks = {heads: looks.to(self.device) for heads, looks in batch.extra[_LOOKING_BACK].items()}
-        with watching(self.whole.model.model.language_model, looks) as seen:
-            terms = super().terms(batch)
-        return {**terms, _LOOKING_BACK: looking_back_loss(seen, looks)}
+        return weights | self._looking_back
 
     def sample(self, record: Record, chance: random.Random) -> TokenSequence:
         if all(isinstance(segment, str) for segment in record.segments) and record.answer_from is None:
@@ -341,8 +329,11 @@ class ChatObjective(SequenceObjective):
     does not say whether the vision tower trains here; the recipes freeze it, as in the stage before.
     """
 
-    weights = {"text": 1.0}
     _shown_as = "chat"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"text": 1.0} | self._looking_back
 
     def sample(self, record: Record, chance: random.Random) -> TokenSequence:
         return self.builder.conversation(self._read(record, chance))

@@ -11,10 +11,12 @@ their softmax should lie on answers of the same words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -31,61 +33,51 @@ _SEEN: ContextVar[_Seen | None] = ContextVar("seen", default=None)
 
 @dataclass(frozen=True)
 class Looks:
-    """Where a batch's answers should look: M answers that have earlier ones to choose from, N of those at most.
+    """Where the answers of a kind should look, M in a batch, with N positions to choose from at most.
 
-    rows: int[M], of the batch. queries: int[M], the position before each answer. keys: int[M, N], positions of the
-    earlier answers' first tokens. real: bool[M, N], false where a row is filled up. same: bool[M, N], answers of the
-    same words.
+    heads: (layer, head) from 0, those that should look there. rows: int[M], of the batch. queries: int[M], the position
+    that looks. keys: int[M, N], positions to choose from. real: bool[M, N], false where a row is filled up.
+    wanted: bool[M, N], where to look.
     """
 
+    heads: tuple[tuple[int, int], ...]
     rows: Tensor
     queries: Tensor
     keys: Tensor
     real: Tensor
-    same: Tensor
+    wanted: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @classmethod
-    def of(cls, samples: Sequence[TokenSequence], kind: str) -> Looks:
-        """Of the sequences of a kind, one to a row of the batch. An answer counts if some earlier ones are of the same
-        words and others are not."""
-        found = []
-        for row, sample in enumerate(samples):
-            if sample.kind != kind:
-                continue
-            for number, (position, words) in enumerate(sample.answers):
-                earlier = sample.answers[:number]
-                same = [said == words for _, said in earlier]
-                if any(same) and not all(same):
-                    found.append((row, position - 1, [start for start, _ in earlier], same))
-        most = max((len(keys) for _, _, keys, _ in found), default=0)
+    def of(cls, samples: Sequence[TokenSequence], kind: str, heads: tuple[tuple[int, int], ...]) -> Looks:
+        """Of the sequences of a kind, one to a row of the batch."""
+        found = [(row, look) for row, sample in enumerate(samples) if sample.kind == kind for look in sample.looks]
+        most = max((len(look.keys) for _, look in found), default=0)
 
-        def filled(values: list[Any], filler: Any) -> list[Any]:
-            return values + [filler] * (most - len(values))
+        def filled(values: Iterable[Any], filler: Any) -> list[Any]:
+            return list(islice(chain(values, repeat(filler)), most))
 
         return cls(
-            rows=torch.tensor([row for row, *_ in found], dtype=torch.int64),
-            queries=torch.tensor([query for _, query, *_ in found], dtype=torch.int64),
-            keys=torch.tensor([filled(keys, 0) for _, _, keys, _ in found], dtype=torch.int64),
-            real=torch.tensor([filled([True] * len(keys), False) for _, _, keys, _ in found], dtype=torch.bool),
-            same=torch.tensor([filled(same, False) for *_, same in found], dtype=torch.bool),
+            heads=heads,
+            rows=torch.tensor([row for row, _ in found], dtype=torch.int64),
+            queries=torch.tensor([look.query for _, look in found], dtype=torch.int64),
+            keys=torch.tensor([filled(look.keys, 0) for _, look in found], dtype=torch.int64),
+            real=torch.tensor([filled((True for _ in look.keys), False) for _, look in found], dtype=torch.bool),
+            wanted=torch.tensor([filled(look.wanted, False) for _, look in found], dtype=torch.bool),
         )
 
     def to(self, device: torch.device) -> Looks:
-        return Looks(*(getattr(self, name).to(device) for name in ("rows", "queries", "keys", "real", "same")))
-
-
-#: Heads, (layer, head) from 0, and where they should look.
-_Wanted = Mapping[tuple[tuple[int, int], ...], Looks]
+        tensors = (getattr(self, name).to(device) for name in ("rows", "queries", "keys", "real", "wanted"))
+        return Looks(self.heads, *tensors)
 
 
 @contextmanager
-def watching(language_model: Any, wanted: _Wanted) -> Iterator[_Seen]:
+def watching(language_model: Any, wanted: Sequence[Looks]) -> Iterator[_Seen]:
     """While entered, the queries and keys of the layers of these heads are kept from the latest forward pass."""
     _register()
-    seen: _Seen = {layer: None for heads in wanted for layer, _ in heads}
+    seen: _Seen = {layer: None for looks in wanted for layer, _ in looks.heads}
     config = language_model.config
     before, config._attn_implementation = config._attn_implementation, _ATTENTION
     token = _SEEN.set(seen)
@@ -96,7 +88,7 @@ def watching(language_model: Any, wanted: _Wanted) -> Iterator[_Seen]:
         config._attn_implementation = before
 
 
-def looking_back_loss(seen: _Seen, wanted: _Wanted) -> Tensor:
+def looking_back_loss(seen: _Seen, wanted: Sequence[Looks]) -> Tensor:
     """How little the heads look at earlier answers of the same words: -log of that share, float32 scalar.
 
     Args:
@@ -106,9 +98,10 @@ def looking_back_loss(seen: _Seen, wanted: _Wanted) -> Tensor:
         mean over the answers, and for each over its heads; 0 where there are no answers to look for.
     """
     total, number = 0.0 * sum(states.float().sum() for pair in seen.values() for states in pair or ()), 0
-    for heads, looks in wanted.items():
+    for looks in wanted:
         if len(looks):
-            total = total + torch.stack([_missed(seen[layer], head, looks) for layer, head in heads]).mean(dim=0).sum()
+            missed = torch.stack([_missed(seen[layer], head, looks) for layer, head in looks.heads])
+            total = total + missed.mean(dim=0).sum()
             number += len(looks)
     return torch.as_tensor(total / max(number, 1))
 
@@ -123,7 +116,7 @@ def _missed(states: tuple[Tensor, Tensor] | None, head: int, looks: Looks) -> Te
         offered = key[:, head // group][looks.rows[:, None], looks.keys].float()  # [M, N, d]
         scores = (offered @ asking[:, :, None]).squeeze(-1) * query.shape[-1] ** -0.5
         scores = scores.masked_fill(~looks.real, -torch.inf)
-        return scores.logsumexp(dim=-1) - scores.masked_fill(~looks.same, -torch.inf).logsumexp(dim=-1)
+        return scores.logsumexp(dim=-1) - scores.masked_fill(~looks.wanted, -torch.inf).logsumexp(dim=-1)
 
 
 def check_heads(config: Any, heads: Sequence[tuple[int, int]], attention: str) -> None:
@@ -142,6 +135,7 @@ def check_heads(config: Any, heads: Sequence[tuple[int, int]], attention: str) -
         raise ValueError(f"looking_back watches attention by 'sdpa'; this model attends by {attention!r}.")
 
 
+@cache
 def _register() -> None:
     """Make the attention known to transformers, which chooses attention and its masks by name."""
     from transformers import AttentionInterface, AttentionMaskInterface

@@ -109,6 +109,7 @@ class Trainer:
             mode=config.data.mode,
             seed=config.seed,
             batch_sizes=config.data.batch_sizes,
+            opening=config.data.opening,
         )
         self.loader = Loader(self.mixture.sources, self.objective.sample, seed=config.seed)
         self.feed = Feed(

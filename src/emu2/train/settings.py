@@ -103,7 +103,7 @@ class LookingBack:
 
     def check(self, config: RunConfig) -> None:
         """Raise a ValueError where the rest of a run's settings does not allow it."""
-        if config.objective != "unified":
+        if config.objective not in ("unified", "chat"):
             raise ValueError(
                 f"looking_back belongs to the objective 'unified'; this run's is {config.objective!r}: leave it out."
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from emu2.world.clips import Clip
 from emu2.world.dice import Dice
-from emu2.world.scene import Scene
+from emu2.world.scene import Scene, SceneObject
 from emu2.world.studio import Studio
 
 #: How an answer is given: in as few words as possible, or as a sentence.
@@ -24,6 +24,8 @@ class Exchange:
     labels: all labels that come up, equally often whatever the question's words; empty where they are too many to list.
     chance: how often someone is right who has not seen the picture, and guesses. None where guessing makes no sense.
     accepted: other labels that are right too.
+    sought: the question's words for what it is about, and the things that this is, none where they are not there; None
+        where it is about no thing, or two. Other ways of asking may not have these words.
     told: names of what question and answer give away, which later questions of a conversation must not ask about.
     facts: further truth, JSON-able.
     """
@@ -36,6 +38,7 @@ class Exchange:
     chance: float | None = None
     accepted: Sequence[str] = ()
     told: frozenset[str] = frozenset()
+    sought: tuple[str, Sequence[SceneObject]] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def answer(self, form: str, label: str | None = None) -> str:

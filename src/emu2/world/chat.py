@@ -7,12 +7,13 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from emu2.data.records import Record
+from emu2.data.records import Record, Sought
 from emu2.world import closed_questions, pointing, questions, reading
 from emu2.world.asking import FORMS, Exchange, PictureQuestion, View
 from emu2.world.captions import at
 from emu2.world.clip_questions import video
 from emu2.world.dice import Dice
+from emu2.world.grounded import boxes_of
 from emu2.world.scene import Scene
 from emu2.world.studio import Studio
 
@@ -33,8 +34,8 @@ _PICTURE_QUESTIONS: dict[str, PictureQuestion] = {
     "referring": pointing.referring,
     "describe": questions.describe,
 }
-#: Kinds of questions. "multi_turn" asks several others about one picture.
-QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn")
+#: Kinds of questions. "multi_turn" asks several others about one picture, "quiz" many that do not build on each other.
+QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn", "quiz")
 
 #: What a conversation of several turns may open with that draws a scene of its own, how often it does, and what all
 #: go on with.
@@ -47,6 +48,8 @@ _REPEATED, _AGAIN = ("what", "where"), 0.4
 _TURNS = (2, 3, 4)
 #: Draws of a next question before a conversation ends.
 _ATTEMPTS = 50
+#: What a quiz asks: "yes_no" most, as it teaches least at a time; and its turns.
+_QUIZZED, _QUIZ_TURNS = ("yes_no", "yes_no", "yes_no", "count", "count", "where"), 10
 
 #: How often a short answer is hinted at, in LLaVA-1.5's words as the academic tasks of Emu2-Chat use them (paper,
 #: section 3.2). Not always, so that the system message is enough; a choice always has its hint.
@@ -64,13 +67,18 @@ def chat(studio: Studio, dice: Dice, key: str) -> Record:
     form = dice.pick(FORMS)
     if kind == "video":
         clip, exchange = video(studio, dice)
-        return _record(key, studio.film(clip), dice, [exchange], form, {"clip": studio.clip_facts(clip)})
+        return _record(studio, key, studio.film(clip), dice, [exchange], form, {"clip": studio.clip_facts(clip)})
     if kind == "multi_turn":
         scene, exchanges = _several(studio, dice)
         form = _form_of(exchanges, form)
         truths = [exchange.truth(form) for exchange in exchanges]
         facts = {"scene": studio.facts(scene), "question": "multi_turn", "turns": truths}
-        return _record(key, studio.render(scene), dice, exchanges, form, facts)
+        return _record(studio, key, studio.render(scene), dice, exchanges, form, facts)
+    if kind == "quiz":
+        scene, exchanges = _quiz(studio, dice)
+        truths = [exchange.truth("short") for exchange in exchanges]
+        facts = {"scene": studio.facts(scene), "question": "quiz", "turns": truths}
+        return _record(studio, key, studio.render(scene), dice, exchanges, "short", facts, hinted=False)
     found = _PICTURE_QUESTIONS[kind](studio, dice, None)
     if found is None:
         raise ValueError(
@@ -78,7 +86,7 @@ def chat(studio: Studio, dice: Dice, key: str) -> Record:
             f"{studio.config.split!r}. Allow more concepts or leave out this kind of question."
         )
     scene, exchange = found
-    return _record(key, studio.render(scene), dice, [exchange], form, {"scene": studio.facts(scene)})
+    return _record(studio, key, studio.render(scene), dice, [exchange], form, {"scene": studio.facts(scene)})
 
 
 def _several(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
@@ -103,6 +111,29 @@ def _several(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
     return scene, exchanges
 
 
+def _quiz(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
+    """Ten questions of few answers about one picture, each as if it were the only one: they may ask about the same
+    thing again, but none comes twice."""
+    opened = questions.count(studio, dice, None)
+    assert opened is not None
+    scene, exchange = opened
+    exchanges = [exchange]
+    for _ in range(_ATTEMPTS):
+        if len(exchanges) == _QUIZ_TURNS:
+            break
+        found = _PICTURE_QUESTIONS[dice.pick(_QUIZZED)](studio, dice, View(scene))
+        if found is not None and all(_differ(found[1], each) for each in exchanges):
+            exchanges.append(found[1])
+    return scene, dice.shuffled(exchanges)
+
+
+def _differ(one: Exchange, other: Exchange) -> bool:
+    """Whether two questions are not the same in other words; two that can be denied each have answers of their own."""
+    if one.kind != other.kind:
+        return True
+    return one.asked != other.asked if one.kind == "yes_no" else one.told != other.told
+
+
 def _continued(exchange: Exchange, before: Exchange | None) -> Exchange:
     """A question of the same kind as the one before, in as few words as that one allows: "And the cat?"."""
     if before is None or before.kind != exchange.kind or exchange.kind not in _REPEATED:
@@ -125,7 +156,14 @@ def _form_of(exchanges: list[Exchange], form: str) -> str:
 
 
 def _record(
-    key: str, shown: Segment, dice: Dice, exchanges: list[Exchange], form: str, facts: dict[str, Any]
+    studio: Studio,
+    key: str,
+    shown: Segment,
+    dice: Dice,
+    exchanges: list[Exchange],
+    form: str,
+    facts: dict[str, Any],
+    hinted: bool = True,
 ) -> Record:
     from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED  # brings transformers along
 
@@ -134,10 +172,18 @@ def _record(
         ("system", (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED,))
     ]
     for number, exchange in enumerate(exchanges):
-        asked = _hinted(exchange, form, dice)
+        asked = _hinted(exchange, form, dice) if hinted else exchange.asked
         turns.append(("user", (asked,) if number else (shown, asked)))
         turns.append(("assistant", (exchange.answer(form),)))
-    return Record.conversation("chat", tuple(turns), key, {**exchanges[-1].truth(form), **facts})
+    sought = tuple(_sought(studio, each) for each in exchanges)
+    return Record.conversation("chat", tuple(turns), key, {**exchanges[-1].truth(form), **facts}, sought)
+
+
+def _sought(studio: Studio, exchange: Exchange) -> Sought | None:
+    if exchange.sought is None or exchange.sought[0] not in exchange.asked:
+        return None
+    words, items = exchange.sought
+    return Sought(words, tuple(boxes_of(studio, items)))
 
 
 def _hinted(exchange: Exchange, form: str, dice: Dice) -> str:

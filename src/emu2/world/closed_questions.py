@@ -13,8 +13,8 @@ from emu2.world.atlas import Emoji
 from emu2.world.captions import NUMBERS, at, be, counted, is_plural, with_article
 from emu2.world.compose import draw_counts
 from emu2.world.dice import Dice
-from emu2.world.questions import lone, noun_of
-from emu2.world.scene import PLACES, Scene
+from emu2.world.questions import called, lone, noun_of
+from emu2.world.scene import PLACES, Scene, SceneObject
 from emu2.world.studio import Studio
 
 _YES_NO = ("yes", "no")
@@ -23,7 +23,15 @@ _LETTERS = ("A", "B", "C", "D")
 _MOST = 4
 
 
-def _yes_no(about: str, asked: str, is_so: bool, so: str, not_so: str, told: Sequence[str]) -> Exchange:
+def _yes_no(
+    about: str,
+    asked: str,
+    is_so: bool,
+    so: str,
+    not_so: str,
+    told: Sequence[str],
+    sought: tuple[str, Sequence[SceneObject]] | None,
+) -> Exchange:
     return Exchange(
         "yes_no",
         asked,
@@ -32,6 +40,7 @@ def _yes_no(about: str, asked: str, is_so: bool, so: str, not_so: str, told: Seq
         labels=_YES_NO,
         chance=even(_YES_NO),
         told=frozenset(told),
+        sought=sought,
         facts={"about": about},
     )
 
@@ -66,6 +75,7 @@ def _present(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exch
         f"there {verb} {thing} in the picture" if scene.counts(studio.atlas).get(asked.noun, 1) == 1 else _some(asked),
         f"there {verb} no {asked.noun} in the picture",
         (asked.noun,),
+        (asked.noun, called(studio, scene, asked.noun)),
     )
     return scene, exchange
 
@@ -81,15 +91,23 @@ def _some(emoji: Emoji) -> str:
 def _number(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "Are there exactly two dogs?": the true number and the one asked about are drawn alike."""
     most = min(_MOST, studio.style.capacity)
-    if view is not None or most < 2:
+    if most < 2:
         return None
     number, other = dice.sample(range(1, most + 1), 2)
     is_so = dice.chance(0.5)
+    if view is None:
+        concepts = studio.some(dice, min(2, len(studio.pool)))
+        subject, *rest = [studio.atlas[studio.variant(dice, concept)] for concept in concepts]
+        beside = dice.below(min(3, studio.style.capacity - number + 1)) if rest else 0
+        scene = studio.scene_of(dice, [subject.index] * number + [rest[0].index for _ in range(beside)])
+    else:
+        scene = view.scene
+        subject = studio.atlas[dice.pick(sorted({item.emoji for item in scene.objects}))]
+        number = scene.counts(studio.atlas)[subject.noun]
+        if subject.noun in view.told or number > most:
+            return None
+        other = dice.pick([count for count in range(1, most + 1) if count != number])
     stated = number if is_so else other
-    concepts = studio.some(dice, min(2, len(studio.pool)))
-    subject, *rest = [studio.atlas[studio.variant(dice, concept)] for concept in concepts]
-    beside = dice.below(min(3, studio.style.capacity - number + 1)) if rest else 0
-    scene = studio.scene_of(dice, [subject.index] * number + [rest[0].index for _ in range(beside)])
 
     def words(count: int) -> str:
         return f"one {subject.noun}" if count == 1 else counted(subject, count)
@@ -97,7 +115,8 @@ def _number(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Excha
     verb = "Is" if stated == 1 and be(subject.noun) == "is" else "Are"
     told = f"there {'is' if number == 1 and be(subject.noun) == 'is' else 'are'} {words(number)}"
     asked = f"{verb} there exactly {words(stated)} in the picture?"
-    return scene, _yes_no("number", asked, is_so, told, told, (subject.noun,))
+    sought = (subject.noun if stated == 1 else subject.plural, called(studio, scene, subject.noun))
+    return scene, _yes_no("number", asked, is_so, told, told, (subject.noun,), sought)
 
 
 def _place(studio: Studio, dice: Dice, view: View) -> Exchange | None:
@@ -109,7 +128,9 @@ def _place(studio: Studio, dice: Dice, view: View) -> Exchange | None:
     stated = item.place if is_so else dice.pick([place for place in studio.style.places if place != item.place])
     noun = noun_of(studio, item)
     it_is = f"the {noun} {be(noun)} {at(item.place)}"
-    return _yes_no("place", f"{be(noun).capitalize()} the {noun} {at(stated)}?", is_so, it_is, it_is, (noun,))
+    return _yes_no(
+        "place", f"{be(noun).capitalize()} the {noun} {at(stated)}?", is_so, it_is, it_is, (noun,), (noun, (item,))
+    )
 
 
 def _background(studio: Studio, dice: Dice, view: View) -> Exchange | None:
@@ -119,7 +140,7 @@ def _background(studio: Studio, dice: Dice, view: View) -> Exchange | None:
     is_so = dice.chance(0.5)
     stated = shown[0] if is_so else dice.pick([colour for colour in studio.style.colours if colour != shown[0]])
     it_is = f"the background is {shown[0]}"
-    return _yes_no("colour", f"Is the background {stated}?", is_so, it_is, it_is, ("background",))
+    return _yes_no("colour", f"Is the background {stated}?", is_so, it_is, it_is, ("background",), None)
 
 
 def _relation(studio: Studio, dice: Dice, view: View) -> Exchange | None:
@@ -141,7 +162,7 @@ def _relation(studio: Studio, dice: Dice, view: View) -> Exchange | None:
     first, second = noun_of(studio, one), noun_of(studio, two)
     it_is = f"the {first} {be(first)} {true} the {second}"
     asked = f"{be(first).capitalize()} the {first} {true if is_so else false} the {second}?"
-    return _yes_no("relation", asked, is_so, it_is, it_is, (first, second))
+    return _yes_no("relation", asked, is_so, it_is, it_is, (first, second), None)
 
 
 _YES_NO_WAYS: tuple[PictureQuestion, ...] = (

@@ -79,6 +79,7 @@ def _referring(studio: Studio, dice: Dice, view: View) -> Exchange | None:
         lambda label: label,
         chance=1 / len(scene.objects),
         told=frozenset((noun_of(studio, item),)),
+        sought=(words, (item,)),
         facts={
             "expression": words,
             "way": way,

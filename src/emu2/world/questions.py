@@ -20,6 +20,11 @@ def noun_of(studio: Studio, item: SceneObject) -> str:
     return studio.atlas[item.emoji].noun
 
 
+def called(studio: Studio, scene: Scene, noun: str) -> list[SceneObject]:
+    """The objects of a name."""
+    return [item for item in scene.objects if noun_of(studio, item) == noun]
+
+
 def lone(studio: Studio, view: View) -> list[SceneObject]:
     """The objects that are the only ones of their name and not yet given away."""
     counts = view.scene.counts(studio.atlas)
@@ -47,6 +52,7 @@ def _what(studio: Studio, dice: Dice, view: View) -> Exchange | None:
         lambda label: f"There {be(label)} {with_article(label)} {where}.",
         chance=1 / len(studio.pool),
         told=frozenset((noun,)),
+        sought=(where, (item,)),
         facts={"place": item.place},
     )
 
@@ -66,6 +72,7 @@ def _where(studio: Studio, dice: Dice, view: View) -> Exchange | None:
         labels=places,
         chance=even(places),
         told=frozenset((noun,)),
+        sought=(noun, (item,)),
         facts={"subject": noun},
     )
 
@@ -75,16 +82,21 @@ def _where(studio: Studio, dice: Dice, view: View) -> Exchange | None:
 
 def _count(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """The number is drawn first, none to as many as the style holds, then things beside those asked about."""
-    if view is not None:
-        return None
     most = studio.style.capacity
-    count = dice.below(most + 1)
-    # at least one thing in all, and sometimes two kinds beside the one that is asked about
-    others = dice.below(most - count + 1) if count else 1 + dice.below(most)
-    concepts = studio.some(dice, 1 + min(2, others, len(studio.pool) - 1))
-    subject, *rest = [studio.atlas[studio.variant(dice, concept)] for concept in concepts]
-    emoji = [subject.index] * count + [dice.pick(rest).index for _ in range(others)]
-    scene = studio.scene_of(dice, emoji)
+    if view is None:
+        count = dice.below(most + 1)
+        # at least one thing in all, and sometimes two kinds beside the one that is asked about
+        others = dice.below(most - count + 1) if count else 1 + dice.below(most)
+        concepts = studio.some(dice, 1 + min(2, others, len(studio.pool) - 1))
+        subject, *rest = [studio.atlas[studio.variant(dice, concept)] for concept in concepts]
+        emoji = [subject.index] * count + [dice.pick(rest).index for _ in range(others)]
+        scene = studio.scene_of(dice, emoji)
+    else:
+        scene, here = view.scene, view.scene.counts(studio.atlas)
+        subject = studio.atlas[_one_of(studio, dice, scene)]
+        if subject.noun in view.told:
+            return None
+        count = here.get(subject.noun, 0)
     labels = ("zero", *NUMBERS[1 : most + 1])
     questions = (
         f"How many {subject.plural} are there?",
@@ -99,8 +111,16 @@ def _count(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchan
         labels=labels,
         chance=even(labels),
         told=frozenset((subject.noun,)),
+        sought=(subject.plural, called(studio, scene, subject.noun)),
         facts={"subject": subject.noun},
     )
+
+
+def _one_of(studio: Studio, dice: Dice, scene: Scene) -> int:
+    """The emoji of one of a scene's things, or sometimes of one that it may lack, as often as each number comes up."""
+    if dice.chance(1 / (studio.style.capacity + 1)):
+        return studio.variant(dice, dice.pick(studio.pool))
+    return dice.pick(sorted({item.emoji for item in scene.objects}))
 
 
 def _there_are(emoji: Emoji, count: int) -> str:
@@ -167,6 +187,7 @@ def _group(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchan
         labels=labels,
         chance=even(labels),
         told=frozenset((noun,)),
+        sought=(where, (item,)),
         facts={"subject": noun, "place": item.place},
     )
 
