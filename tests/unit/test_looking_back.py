@@ -9,7 +9,7 @@ import torch
 from helpers_train import pair, run_config, tiny_whole, trainer, weights
 
 from emu2.data.records import Record, Sought
-from emu2.data.sequences import covered
+from emu2.data.sequences import IGNORE, covered
 from emu2.data.sources import ListSource
 from emu2.processing.grounding import Box
 from emu2.train.config import RunConfig, from_dict, to_dict, with_overrides
@@ -129,7 +129,7 @@ def test_answers_about_a_picture_look_at_what_is_asked_about():
     config = replace(
         config,
         data=replace(config.data, kinds={"chat": 1.0}, max_length=128),
-        looking_back=LookingBack(heads={"chat": ((1, 0),)}),
+        looking_back=LookingBack(heads={"chat": ((1, 0),), "chat:answer": ((1, 1),)}),
     )
     objective = objective_class("chat")(tiny_whole(), config, torch.device("cpu"))
     picture = pair(0).segments[0]
@@ -143,21 +143,27 @@ def test_answers_about_a_picture_look_at_what_is_asked_about():
     first = sample.input_ids.index(objective.builder.start_id)
     slots = objective.whole.processor.num_query
     tokenizer = objective.whole.processor.tokenizer
-    said = [tokenizer.decode(sample.input_ids[: look.query + 1]) for look in sample.looks]
+    looks, answers = sample.looks["chat"], sample.looks["chat:answer"]
+    said = [tokenizer.decode(sample.input_ids[: look.query + 1]) for look in looks]
     assert [text.rsplit(" ", 2)[1:] for text in said] == [["the", "dog"], ["a", "cat"]]
-    assert all(look.keys == tuple(range(first, first + slots + 1)) for look in sample.looks)
-    present, absent = (look.wanted for look in sample.looks)
+    assert all(look.keys == tuple(range(first, first + slots + 1)) for look in looks)
+    present, absent = (look.wanted for look in looks)
     assert absent == (True, *[False] * slots)  # [IMG], and no embedding
     assert present == (False, *covered([there], math.isqrt(slots)))
+    # and an answer looks at the word
+    for look, answer in zip(looks, answers, strict=True):
+        assert sample.labels[answer.query] == IGNORE != sample.labels[answer.query + 1]
+        assert [key for key, wanted in zip(answer.keys, answer.wanted, strict=True) if wanted] == [look.query]
+        assert answer.keys[-1] == answer.query
     batch = objective.collate([sample], ["asked"])
-    assert batch.counts["looking_back"] == 2
+    assert batch.counts["looking_back"] == 4
     loss = objective.terms(batch)["looking_back"]
     assert loss.item() > 0
     loss.backward()
     # a clip, or several pictures: boxes of which one is not known
     twice = [("user", (picture, picture, "Where is the dog?")), ("assistant", ("here",))]
     record = Record.conversation("chat", tuple(twice), "twice", sought=asked[:1])
-    assert objective.sample(record, random.Random(0)).looks == ()
+    assert objective.sample(record, random.Random(0)).looks == {}
 
 
 def test_cells_are_those_whose_middle_a_box_holds():

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise, product
 from typing import TYPE_CHECKING, Literal
 
@@ -51,7 +51,8 @@ class Sequence:
     """One document, ready for a batch.
 
     input_ids, labels: of equal length. images, frames: stills and video frames in reading order, RGB, of the side the
-    vision tower reads. kind: of the record. looks: for answers of which that is known (`emu2.train.looking_back`).
+    vision tower reads. kind: of the record. looks: for answers of which that is known (`emu2.train.looking_back`), by
+    what looks: the record's kind, and with ":answer" the position before a conversation's answer.
     """
 
     input_ids: list[int]
@@ -61,7 +62,7 @@ class Sequence:
 
     _slot_ids: frozenset[int] = frozenset()
     kind: str = ""
-    looks: tuple[Look, ...] = ()
+    looks: Mapping[str, tuple[Look, ...]] = field(default_factory=dict)
 
     @property
     def num_text_targets(self) -> int:
@@ -126,7 +127,7 @@ class SequenceBuilder:
         for t in wanted:
             labels[t] = ids[t]
         sequence = self._sequence(record, ids, labels, encoded.images, encoded.frames)
-        return replace(sequence, looks=_at_earlier_answers(record, encoded.spans))
+        return replace(sequence, looks={record.kind: _at_earlier_answers(record, encoded.spans)})
 
     def chunk(self, record: Record, chance: random.Random) -> Sequence:
         """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.
@@ -184,21 +185,23 @@ class SequenceBuilder:
         ]
         return replace(sequence, looks=self._at_what_is_sought(record, sequence, ends))
 
-    def _at_what_is_sought(self, record: Record, sequence: Sequence, ends: list[int]) -> tuple[Look, ...]:
+    def _at_what_is_sought(self, record: Record, sequence: Sequence, ends: list[int]) -> dict[str, tuple[Look, ...]]:
         """Of a conversation about one still: the word for what is sought looks at the embeddings that lie in its boxes,
-        and at `[IMG]` where that is not in the picture."""
+        and at `[IMG]` where that is not in the picture; the answer looks at that word."""
         ids = sequence.input_ids
         if not record.sought or len(sequence.images) != 1 or sequence.frames:
-            return ()
+            return {}
         first = ids.index(self.start_id)
         keys = tuple(range(first, first + 1 + self.processor.num_query))
-        looks = []
+        looks, answers = [], []
         for start, end, sought in zip([keys[-1], *ends], ends, record.sought, strict=False):
             named = None if sought is None or end > len(ids) else self._end_of(sought.words, ids, start, end)
             if sought is not None and named is not None:
                 there = covered(sought.boxes, math.isqrt(self.processor.num_query))
                 looks.append(Look(named, keys, (not any(there), *there)))
-        return tuple(looks)
+                asked = tuple(range(start, end))
+                answers.append(Look(end - 1, asked, tuple(t == named for t in asked)))
+        return {record.kind: tuple(looks), f"{record.kind}:answer": tuple(answers)}
 
     def _end_of(self, words: str, ids: list[int], start: int, end: int) -> int | None:
         """Position of the last token of some words between two positions, where they stand there."""

@@ -205,21 +205,17 @@ def _style_specs(exam: Exam) -> list[Spec]:
 
 
 def _styles(models: Models, exam: Exam) -> Found:
-    """The base model learned such episodes, so it draws; where it has no decoder of its own, the generation model."""
+    """The generation model draws, as in the paper's figures of stylisation."""
     rights: dict[int, list[bool]] = {}
     for shots in exam.config.drawing_shots:
         records = exam.records("drawing", exam.config.drawings, shots=(shots,))
         asks = [Ask(record.prompt, record.segments[-1]) for record in records]
-        try:
-            got, who = models.base.draw(asks), "base"
-        except UnableError:
-            got, who = models.gen.draw(asks), "gen"
-        got = [exam.fitting(picture) for picture in got]
+        got = [exam.fitting(picture) for picture in models.gen.draw(asks)]
         right = [style_kept(picture, record, exam) for picture, record in zip(got, records, strict=True)]
         rights[shots] = right
         chance = sum(record.truth["chance"] for record in records) / len(records)
         samples = samples_of(asks, got, exam, right=right)
-        yield f"style, {shots_words(shots)}", Measured(share(right), chance, samples, f"drawn by the {who} model")
+        yield f"style, {shots_words(shots)}", Measured(share(right), chance, samples)
     first, last = exam.config.drawing_shots[0], exam.config.drawing_shots[-1]
     gains = [float(one) - float(other) for one, other in zip(rights[last], rights[first], strict=True)]
     note = f"{shots_words(last)} over {first}"

@@ -93,7 +93,7 @@ class SequenceObjective(Objective):
         }
         extra: dict[str, Any] = {"samples": list(samples), "pixels": self._read_pixels(samples)}
         if self.config.looking_back is not None:
-            looks = [Looks.of(samples, kind, heads) for kind, heads in self.config.looking_back.heads.items()]
+            looks = [Looks.of(samples, name, heads) for name, heads in self.config.looking_back.heads.items()]
             extra[_LOOKING_BACK] = looks
             counts[_LOOKING_BACK] = sum(map(len, looks))
         return Batch(tensors, counts, amounts, keys, extra=extra)

@@ -51,9 +51,9 @@ class Looks:
         return len(self.rows)
 
     @classmethod
-    def of(cls, samples: Sequence[TokenSequence], kind: str, heads: tuple[tuple[int, int], ...]) -> Looks:
-        """Of the sequences of a kind, one to a row of the batch."""
-        found = [(row, look) for row, sample in enumerate(samples) if sample.kind == kind for look in sample.looks]
+    def of(cls, samples: Sequence[TokenSequence], name: str, heads: tuple[tuple[int, int], ...]) -> Looks:
+        """Of a batch's sequences, one to a row: their looks of this name."""
+        found = [(row, look) for row, sample in enumerate(samples) for look in sample.looks.get(name, ())]
         most = max((len(look.keys) for _, look in found), default=0)
 
         def filled(values: Iterable[Any], filler: Any) -> list[Any]:

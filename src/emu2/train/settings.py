@@ -119,7 +119,7 @@ class LookingBack:
                     f"looking_back watches the attention of whole layers, one document to a row: leave out {name}."
                 )
         read = sorted({kind_of(name) for name, weight in config.data.kinds.items() if weight > 0})
-        unread = [kind for kind in self.heads if kind not in read]
+        unread = [name for name in self.heads if name.removesuffix(":answer") not in read]
         if unread:
             raise ValueError(
                 f"looking_back.heads names {unread[0]!r}, which this run does not read; it reads {', '.join(read)}."
