@@ -224,11 +224,15 @@ def test_other_kinds_have_nothing_to_look_for():
         (['looking_back={"heads": {"naming": [[0, -1]]}}'], r"from \(0, 0\); got 'naming': \(\(0, -1\),\)"),
         (['looking_back={"heads": {"naming": [[0, 1]]}, "weight": 0}'], "looking_back.weight must be above 0; got 0"),
         (['looking_back={"heads": {"rule": [[0, 1]]}}'], "names 'rule', which this run does not read; it reads naming"),
+        (
+            ['looking_back={"heads": {"naming:answer": [[0, 1]]}}'],
+            "names 'naming:answer', which this run does not read",
+        ),
         (["compile=true"], "looking_back watches the attention of whole layers.*leave out compile"),
         (["checkpoint_activations=true"], "leave out checkpoint_activations"),
         (["data.pack=true"], "leave out data.pack"),
         (["parallel.tensor=2"], "leave out parallel.tensor"),
-        (["objective=caption"], "looking_back belongs to the objective 'unified'; this run's is 'caption'"),
+        (["objective=caption"], "looking_back belongs to the objectives 'unified' and 'chat'; this run's is 'caption'"),
         (["kept_features=-1"], "kept_features must be 0 or more; got -1"),
     ],
 )

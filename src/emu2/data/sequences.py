@@ -18,6 +18,7 @@ from PIL import Image
 
 from emu2 import tokens
 from emu2.data.records import Record
+from emu2.data.settings import ANSWER
 from emu2.processing.prompts import ChatPart, chat_parts
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Sequence:
 
     input_ids, labels: of equal length. images, frames: stills and video frames in reading order, RGB, of the side the
     vision tower reads. kind: of the record. looks: for answers of which that is known (`emu2.train.looking_back`), by
-    what looks: the record's kind, and with ":answer" the position before a conversation's answer.
+    what looks: the record's kind, and with ANSWER the position before a conversation's answer.
     """
 
     input_ids: list[int]
@@ -201,7 +202,7 @@ class SequenceBuilder:
                 looks.append(Look(named, keys, (not any(there), *there)))
                 asked = tuple(range(start, end))
                 answers.append(Look(end - 1, asked, tuple(t == named for t in asked)))
-        return {record.kind: tuple(looks), f"{record.kind}:answer": tuple(answers)}
+        return {record.kind: tuple(looks), f"{record.kind}{ANSWER}": tuple(answers)}
 
     def _end_of(self, words: str, ids: list[int], start: int, end: int) -> int | None:
         """Position of the last token of some words between two positions, where they stand there."""

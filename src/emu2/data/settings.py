@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: After a kind's name: what its conversations' answers look at, not their questions.
+ANSWER = ":answer"
+
 
 def kind_of(name: str) -> str:
     """The kind of record that a name in `data.kinds` stands for: "chat" of "chat", and of "chat/vqav2" beside it."""

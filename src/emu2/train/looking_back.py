@@ -1,4 +1,4 @@
-"""Looking back: a few attention heads are told where an answer was given before.
+"""Looking back: a few attention heads are told where to look for an answer.
 
 Whoever learns names from a prompt has to find, at a new picture, the earlier ones that are like it, and say again what
 was said of those. Next-token loss teaches that too, over millions of documents. A model that trains for an hour says
@@ -7,6 +7,9 @@ where to look, it finds the right one within some hundred steps. The paper has n
 
 The heads' own scores are the measure: at the position before an answer, over the first tokens of all earlier answers,
 their softmax should lie on answers of the same words.
+
+Whoever answers a question about a thing has to find it in the picture, or that it is not there. So in conversations the
+question's word for the thing looks at the picture, and the answer at that word.
 """
 
 from __future__ import annotations

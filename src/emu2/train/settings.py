@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from emu2.data.settings import kind_of
+from emu2.data.settings import ANSWER, kind_of
 
 if TYPE_CHECKING:
     from emu2.train.config import RunConfig
@@ -79,10 +79,12 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class LookingBack:
-    """Attention heads that are told where an answer was given before (`emu2.train.looking_back`; not the paper's).
+    """Attention heads that are told where to look (`emu2.train.looking_back`; not the paper's).
 
-    heads: kind of record whose answers are the same words where its pictures are alike -> the heads that learn to see
-        that, (layer, head) of the language model, from 0. What is alike may differ between kinds: then so should heads.
+    heads: kind of record -> the heads, (layer, head) of the language model, from 0. `unified`: kinds whose answers are
+        the same words where their pictures are alike; the heads learn to see that. What is alike may differ between
+        kinds: then so should heads. `chat`: kinds whose records know what is sought; the heads learn to find that in
+        the picture, and with ":answer" after the kind, to find the question's word for it from before the answer.
     weight: of the loss.
     """
 
@@ -105,7 +107,8 @@ class LookingBack:
         """Raise a ValueError where the rest of a run's settings does not allow it."""
         if config.objective not in ("unified", "chat"):
             raise ValueError(
-                f"looking_back belongs to the objective 'unified'; this run's is {config.objective!r}: leave it out."
+                f"looking_back belongs to the objectives 'unified' and 'chat'; this run's is {config.objective!r}: "
+                "leave it out."
             )
         hindering = {
             "compile": config.compile,
@@ -119,7 +122,9 @@ class LookingBack:
                     f"looking_back watches the attention of whole layers, one document to a row: leave out {name}."
                 )
         read = sorted({kind_of(name) for name, weight in config.data.kinds.items() if weight > 0})
-        unread = [name for name in self.heads if name.removesuffix(":answer") not in read]
+        if config.objective == "chat":
+            read += [f"{kind}{ANSWER}" for kind in read]
+        unread = [name for name in self.heads if name not in read]
         if unread:
             raise ValueError(
                 f"looking_back.heads names {unread[0]!r}, which this run does not read; it reads {', '.join(read)}."
