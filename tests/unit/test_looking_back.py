@@ -166,6 +166,25 @@ def test_answers_about_a_picture_look_at_what_is_asked_about():
     assert objective.sample(record, random.Random(0)).looks == {}
 
 
+def test_pictures_of_an_episode_look_at_what_they_mark():
+    world = World(WorldConfig(image_size=96, style="corners", concepts=20, shots=(2,)))
+    objective, _ = _batch()
+    for index in range(5):
+        record = world["visual_prompt", index]
+        sample = objective.sample(record, random.Random(0))
+        slots = objective.whole.processor.num_query
+        ends = [t for t, token in enumerate(sample.input_ids) if token == objective.builder.end_id]
+        looks = sample.looks["visual_prompt:picture"]
+        assert [look.query for look in looks] == ends
+        scenes = [*(shown["scene"] for shown in record.truth["demonstrations"]), record.truth["scene"]]
+        for look, scene in zip(looks, scenes, strict=True):
+            assert look.keys == tuple(range(look.query - slots, look.query))
+            box = Box(tuple(scene["objects"][scene["marked"]]["box"]), size=(96, 96))
+            assert list(look.wanted) == covered([box], math.isqrt(slots))
+    # other episodes mark nothing
+    assert world["counting", 0].sought == ()
+
+
 def test_cells_are_those_whose_middle_a_box_holds():
     def shown(*boxes, side=4):
         found = covered([Box(box, size=(80, 40)) for box in boxes], side)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 
 from emu2 import tokens
-from emu2.data.records import Record
-from emu2.data.settings import ANSWER
+from emu2.data.records import Record, Sought
+from emu2.data.settings import ANSWER, PICTURE
 from emu2.processing.prompts import ChatPart, chat_parts
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Sequence:
 
     input_ids, labels: of equal length. images, frames: stills and video frames in reading order, RGB, of the side the
     vision tower reads. kind: of the record. looks: for answers of which that is known (`emu2.train.looking_back`), by
-    what looks: the record's kind, and with ANSWER the position before a conversation's answer.
+    what looks: the record's kind, and with ANSWER the position before a conversation's answer, with
+    PICTURE the `[/IMG]` of an episode's pictures.
     """
 
     input_ids: list[int]
@@ -128,7 +129,24 @@ class SequenceBuilder:
         for t in wanted:
             labels[t] = ids[t]
         sequence = self._sequence(record, ids, labels, encoded.images, encoded.frames)
-        return replace(sequence, looks={record.kind: _at_earlier_answers(record, encoded.spans)})
+        looks = {
+            record.kind: _at_earlier_answers(record, encoded.spans),
+            f"{record.kind}{PICTURE}": self._at_what_is_marked(record, encoded.spans),
+        }
+        return replace(sequence, looks=looks)
+
+    def _at_what_is_marked(self, record: Record, spans: Seq[tuple[int, int]]) -> tuple[Look, ...]:
+        """In an episode `[/IMG]` looks at those embeddings of its picture that lie in the boxes of what is sought."""
+        stills = [span for part, span in zip(record.segments, spans, strict=True) if isinstance(part, Image.Image)]
+        return tuple(
+            Look(end - 1, tuple(range(start + 1, end - 1)), tuple(self._covered(sought)))
+            for (start, end), sought in zip(stills, record.sought, strict=False)
+            if sought is not None and sought.boxes
+        )
+
+    def _covered(self, sought: Sought) -> list[bool]:
+        """Which embeddings of a still lie in the boxes."""
+        return covered(sought.boxes, math.isqrt(self.processor.num_query))
 
     def chunk(self, record: Record, chance: random.Random) -> Sequence:
         """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.
@@ -198,7 +216,7 @@ class SequenceBuilder:
         for start, end, sought in zip([keys[-1], *ends], ends, record.sought, strict=False):
             named = None if sought is None or end > len(ids) else self._end_of(sought.words, ids, start, end)
             if sought is not None and named is not None:
-                there = covered(sought.boxes, math.isqrt(self.processor.num_query))
+                there = self._covered(sought)
                 looks.append(Look(named, keys, (not any(there), *there)))
                 asked = tuple(range(start, end))
                 answers.append(Look(end - 1, asked, tuple(t == named for t in asked)))

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-#: After a kind's name: what its conversations' answers look at, not their questions.
-ANSWER = ":answer"
+#: After a kind's name: what its conversations' answers look at, not their questions; what its pictures' ends look at.
+ANSWER, PICTURE = ":answer", ":picture"
 
 
 def kind_of(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from emu2.data.settings import ANSWER, kind_of
+from emu2.data.settings import ANSWER, PICTURE, kind_of
 
 if TYPE_CHECKING:
     from emu2.train.config import RunConfig
@@ -83,8 +83,9 @@ class LookingBack:
 
     heads: kind of record -> the heads, (layer, head) of the language model, from 0. `unified`: kinds whose answers are
         the same words where their pictures are alike; the heads learn to see that. What is alike may differ between
-        kinds: then so should heads. `chat`: kinds whose records know what is sought; the heads learn to find that in
-        the picture, and with ":answer" after the kind, to find the question's word for it from before the answer.
+        kinds: then so should heads. With ":picture" after the kind, they learn to find what its pictures mark. `chat`:
+        kinds whose records know what is sought; the heads learn to find that in the picture, and with ":answer" after
+        the kind, to find the question's word for it from before the answer.
     weight: of the loss.
     """
 
@@ -122,8 +123,7 @@ class LookingBack:
                     f"looking_back watches the attention of whole layers, one document to a row: leave out {name}."
                 )
         read = sorted({kind_of(name) for name, weight in config.data.kinds.items() if weight > 0})
-        if config.objective == "chat":
-            read += [f"{kind}{ANSWER}" for kind in read]
+        read += [f"{kind}{ANSWER if config.objective == 'chat' else PICTURE}" for kind in read]
         unread = [name for name in self.heads if name not in read]
         if unread:
             raise ValueError(

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from emu2.data.records import Record
+from emu2.data.records import Record, Sought
 from emu2.world.dice import Dice
+from emu2.world.grounded import boxes_of
 from emu2.world.scene import Scene
 from emu2.world.studio import Studio
 
@@ -70,7 +71,15 @@ def episode(
         "scene": studio.facts(query[0]),
         "demonstrations": [{"scene": studio.facts(scene), "answer": words} for scene, words in demonstrations],
     }
-    return Record(kind, tuple(segments), key, len(segments) - 1, facts)
+    scenes = [scene for scene, _ in (*demonstrations, query)]
+    sought = tuple(_marked(studio, scene) for scene in scenes) if query[0].marked is not None else ()
+    return Record(kind, tuple(segments), key, len(segments) - 1, facts, sought=sought)
+
+
+def _marked(studio: Studio, scene: Scene) -> Sought | None:
+    if scene.marked is None:
+        return None
+    return Sought("", tuple(boxes_of(studio, [scene.objects[scene.marked]])))
 
 
 def naming(studio: Studio, dice: Dice, key: str) -> Record:
