@@ -48,8 +48,8 @@ _REPEATED, _AGAIN = ("what", "where"), 0.4
 _TURNS = (2, 3, 4)
 #: Draws of a next question before a conversation ends.
 _ATTEMPTS = 50
-#: What a quiz asks: "yes_no" most, as it teaches least at a time; and its turns.
-_QUIZZED, _QUIZ_TURNS = ("yes_no", "yes_no", "yes_no", "count", "count", "where"), 10
+#: What a quiz asks, most what teaches least at a time; and its turns.
+_QUIZZED, _QUIZ_TURNS = ("yes_no", "yes_no", "yes_no", "count", "count", "where", "what", "what"), 10
 
 #: How often a short answer is hinted at, in LLaVA-1.5's words as the academic tasks of Emu2-Chat use them (paper,
 #: section 3.2). Not always, so that the system message is enough; a choice always has its hint.
