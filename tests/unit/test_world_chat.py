@@ -15,6 +15,7 @@ from emu2.processing.video import Video
 from emu2.world import World, WorldConfig, default_atlas
 from emu2.world.captions import NUMBERS
 from emu2.world.chat import QUESTIONS
+from emu2.world.clip_asking import DEEDS
 from emu2.world.clips import WAYS, Clip
 from emu2.world.everyday import EVERYDAY
 from emu2.world.reading import clocks, flags, signs
@@ -52,11 +53,11 @@ def test_conversations_are_well_formed(question):
         roles = [role for role, _ in record.turns]
         assert roles == ["system", *["user", "assistant"] * (len(roles) // 2)]
         (system,), (shown, asked) = record.turns[0][1], record.turns[1][1]
-        several = question in ("multi_turn", "quiz")
+        several = question in ("multi_turn", "quiz", "video_quiz")
         form = record.truth["turns"][0]["form"] if several else record.truth["form"]
         forms[form] += 1
         assert system == (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED)
-        assert isinstance(shown, Video if question == "video" else Image.Image)
+        assert isinstance(shown, Video if question in ("video", "video_quiz") else Image.Image)
         truths = record.truth["turns"] if several else [record.truth]
         questions = [content[-1] for role, content in record.turns if role == "user"]
         answers = [content[0] for role, content in record.turns if role == "assistant"]
@@ -68,7 +69,7 @@ def test_conversations_are_well_formed(question):
             assert truth["question"] == "referring" or (truth["form"] == "short") == (truth["answer"] == truth["label"])
         assert (asked.endswith(LETTER_ANSWER)) == (question == "choice" and form == "short")
         assert not asked.endswith(SHORT_ANSWER) or system == SYSTEM_CONCISE
-    assert question in ("referring", "quiz") or min(forms["short"], forms["detailed"]) > 4
+    assert question in ("referring", "quiz", "video_quiz") or min(forms["short"], forms["detailed"]) > 4
 
 
 def test_turns_are_worded_as_the_chat_template_does():
@@ -220,36 +221,43 @@ def test_clocks_signs_and_flags_are_those_of_the_split():
                 assert all(atlas[item["emoji"]].split == concepts for item in record.truth["scene"]["objects"])
 
 
-def test_answers_about_clips_are_true():
+@pytest.mark.parametrize("question", ["video", "video_quiz"])
+def test_answers_about_clips_are_true(question):
     seen = Counter()
-    for record in _records("video", 250, frames=(4,)):
-        truth, objects = record.truth, record.truth["clip"]["objects"]
-        about, label, first = truth["about"], truth["label"], objects[0]
-        seen[about] += 1
-        start, end = (place_at(*first["centres"][frame]) for frame in (0, -1))
+    for record in _records(question, 250, frames=(4,)):
+        objects = record.truth["clip"]["objects"]
+        assert Clip.from_dict(record.truth["clip"]).frames == 4
         moving = [item["name"] for item in objects if item["motion"]["kind"] != "stays"]
-        assert about in ("how many", "who", "describe") or f"the {first['name']}" in truth["asked"]
-        if about == "direction":
-            across, down = (first["centres"][-1][axis] - first["centres"][0][axis] for axis in (0, 1))
-            expected = WAYS[label]
-            assert [0 if abs(change) < 0.1 else (change > 0) - (change < 0) for change in (across, down)] == list(
-                expected
-            )
-        elif about in ("start", "end"):
-            assert label == (start if about == "start" else end)
-        elif about == "who":
-            assert [label] == moving
-        elif about == "how many":
-            assert _number(label) == len(moving)
-        elif about == "whether moves":
-            assert (label == "yes") == (first["name"] in moving)
-        elif about == "whether way":
-            assert (label == "yes") == truth["asked"].endswith(f" go {first['motion']['way']}?")
-        elif about == "edge":
-            x, y = first["centres"][0 if first["motion"]["kind"] == "comes" else -1]
-            assert {"left": x < 0, "right": x > 1, "top": y < 0, "bottom": y > 1}[label]
-        assert Clip.from_dict(truth["clip"]).frames == 4
-    assert len(seen) == 10
+        asked = [truth["asked"] for truth in record.truth.get("turns", [record.truth])]
+        assert len(set(asked)) == len(asked) <= 8
+        for truth in record.truth.get("turns", [record.truth]):
+            about, label = truth["about"], truth["label"]
+            seen[about] += 1
+            named = [item for item in objects if f"the {item['name']} " in truth["asked"].replace("?", " ")]
+            assert about in ("how many", "who", "describe") or len(named) == 1
+            first = (named or objects)[0]
+            assert question == "video_quiz" or about == "who" or first is objects[0]
+            start, end = (place_at(*first["centres"][frame]) for frame in (0, -1))
+            if about == "direction":
+                across, down = (first["centres"][-1][axis] - first["centres"][0][axis] for axis in (0, 1))
+                signs = [0 if abs(change) < 0.1 else (change > 0) - (change < 0) for change in (across, down)]
+                assert signs == list(WAYS[label])
+            elif about in ("start", "end"):
+                assert label == (start if about == "start" else end)
+            elif about == "who":
+                assert [label] == moving
+            elif about == "how many":
+                assert _number(label) == len(moving)
+            elif about == "whether moves":
+                assert (label == "yes") == (first["name"] in moving)
+            elif about == "whether way":
+                assert (label == "yes") == truth["asked"].endswith(f" go {first['motion']['way']}?")
+            elif about == "edge":
+                x, y = first["centres"][0 if first["motion"]["kind"] == "comes" else -1]
+                assert {"left": x < 0, "right": x > 1, "top": y < 0, "bottom": y > 1}[label]
+            elif about == "deed":
+                assert label == DEEDS[first["motion"]["kind"]]
+    assert len(seen) == (10 if question == "video" else 9)
 
 
 # Nothing to guess ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from emu2.data.records import Record, Sought
 from emu2.world import closed_questions, pointing, questions, reading
 from emu2.world.asking import FORMS, Exchange, PictureQuestion, View
 from emu2.world.captions import at
-from emu2.world.clip_questions import video
+from emu2.world.clip_questions import video, video_quiz
 from emu2.world.dice import Dice
 from emu2.world.grounded import boxes_of
 from emu2.world.scene import Scene
@@ -34,8 +34,9 @@ _PICTURE_QUESTIONS: dict[str, PictureQuestion] = {
     "referring": pointing.referring,
     "describe": questions.describe,
 }
-#: Kinds of questions. "multi_turn" asks several others about one picture, "quiz" many that do not build on each other.
-QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn", "quiz")
+#: Kinds of questions. "multi_turn" asks several others about one picture, "quiz" many that do not build on each other,
+#: "video_quiz" those about one clip.
+QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn", "quiz", "video_quiz")
 
 #: What a conversation of several turns may open with that draws a scene of its own, how often it does, and what all
 #: go on with.
@@ -74,11 +75,15 @@ def chat(studio: Studio, dice: Dice, key: str) -> Record:
         truths = [exchange.truth(form) for exchange in exchanges]
         facts = {"scene": studio.facts(scene), "question": "multi_turn", "turns": truths}
         return _record(studio, key, studio.render(scene), dice, exchanges, form, facts)
-    if kind == "quiz":
-        scene, exchanges = _quiz(studio, dice)
-        truths = [exchange.truth("short") for exchange in exchanges]
-        facts = {"scene": studio.facts(scene), "question": "quiz", "turns": truths}
-        return _record(studio, key, studio.render(scene), dice, exchanges, "short", facts, hinted=False)
+    if kind in ("quiz", "video_quiz"):
+        if kind == "quiz":
+            scene, exchanges = _quiz(studio, dice)
+            shown, seen = studio.render(scene), {"scene": studio.facts(scene)}
+        else:
+            clip, exchanges = video_quiz(studio, dice)
+            shown, seen = studio.film(clip), {"clip": studio.clip_facts(clip)}
+        facts = {**seen, "question": kind, "turns": [exchange.truth("short") for exchange in exchanges]}
+        return _record(studio, key, shown, dice, exchanges, "short", facts, hinted=False)
     found = _PICTURE_QUESTIONS[kind](studio, dice, None)
     if found is None:
         raise ValueError(

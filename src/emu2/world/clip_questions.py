@@ -1,28 +1,19 @@
-"""Questions about clips: which way, where from, where to, who, how many, what, and whether."""
+"""Questions about clips with a clip of their own, whose answers come up equally often; and many about one clip."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from emu2.world.asking import Exchange, even
-from emu2.world.captions import NUMBERS, at, be, does, sentence
+from emu2.world import clip_asking
+from emu2.world.asking import Exchange
 from emu2.world.clips import EDGES, MOTIONS, WAYS, Clip
 from emu2.world.dice import Dice
-from emu2.world.films import clip_caption, random_clip
+from emu2.world.films import random_clip
 from emu2.world.motions import Role, shoot
 from emu2.world.studio import Studio
 
-#: Short names of motions, for "What does the dog do?".
-DEEDS = {
-    "goes": "goes somewhere",
-    "returns": "goes away and comes back",
-    "comes": "comes in",
-    "leaves": "goes out",
-    "circles": "goes around in a circle",
-    "bounces": "bounces",
-    "stays": "stays",
-}
-_VERBS = ("go", "come", "bounce", "stay")
+#: Questions of a quiz.
+_QUIZ_TURNS = 8
 
 
 def _cast(studio: Studio, dice: Dice, count: int) -> list[int]:
@@ -36,26 +27,6 @@ def _beside(dice: Dice, emoji: Sequence[int]) -> list[Role]:
     return [Role(one, "stays" if dice.chance(0.6) else "goes") for one in emoji]
 
 
-def _exchange(
-    about: str,
-    asked: str,
-    label: str,
-    tell: Callable[[str], str],
-    labels: Sequence[str] = (),
-) -> Exchange:
-    chance = even(labels) if labels else None
-    return Exchange("video", asked, label, tell, labels=labels, chance=chance, facts={"about": about})
-
-
-def _name(studio: Studio, clip: Clip, number: int = 0) -> str:
-    return studio.atlas[clip.objects[number].emoji].noun
-
-
-def _do(noun: str) -> str:
-    """The question's auxiliary verb: "does", or "do" for a plural."""
-    return does(noun, "do")
-
-
 def _which_way(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
     way = dice.pick(tuple(WAYS))
 
@@ -64,11 +35,7 @@ def _which_way(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
         return [Role(first, "goes", way=way), *_beside(dice, rest)]
 
     clip = shoot(studio, dice, cast)
-    noun = _name(studio, clip)
-    asked = dice.pick((f"Which way {_do(noun)} the {noun} go?", f"In which direction {_do(noun)} the {noun} move?"))
-    return clip, _exchange(
-        "direction", asked, way, lambda label: f"The {noun} {does(noun, 'go')} {label}.", tuple(WAYS)
-    )
+    return clip, clip_asking.which_way(studio, dice, clip)
 
 
 def _from_or_to(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
@@ -82,20 +49,10 @@ def _from_or_to(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
         return [role, *_beside(dice, rest)]
 
     clip = shoot(studio, dice, cast)
-    noun = _name(studio, clip)
-    if at_start:
-        asked = dice.pick((f"Where {be(noun)} the {noun} at the start?", f"Where {_do(noun)} the {noun} start?"))
-        return clip, _exchange(
-            "start", asked, place, lambda label: f"The {noun} {does(noun, 'start')} {at(label)}.", studio.style.places
-        )
-    asked = dice.pick((f"Where {be(noun)} the {noun} at the end?", f"Where {_do(noun)} the {noun} stop?"))
-    return clip, _exchange(
-        "end", asked, place, lambda label: f"The {noun} {does(noun, 'stop')} {at(label)}.", studio.style.places
-    )
+    return clip, (clip_asking.where_from if at_start else clip_asking.where_to)(studio, dice, clip)
 
 
 def _who(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
-    """One of two moves; the question names both, so nobody has to know more than which."""
     motion = dice.pick(tuple(motion for motion in MOTIONS if motion != "stays"))
 
     def cast() -> list[Role]:
@@ -103,19 +60,11 @@ def _who(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
         return [Role(mover, motion), Role(other, "stays")]
 
     clip = shoot(studio, dice, cast)
-    names = (_name(studio, clip, 0), _name(studio, clip, 1))
-    first, second = dice.shuffled(names)
-    return clip, _exchange(
-        "who",
-        f"Which one moves, the {first} or the {second}?",
-        names[0],
-        lambda label: f"The {label} {does(label, 'move')}.",
-        (first, second),
-    )
+    return clip, clip_asking.who(studio, dice, clip)
 
 
 def _how_many(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
-    most = min(3, len(studio.pool), studio.style.capacity)
+    most = clip_asking.most_movers(studio)
     movers = dice.below(most + 1)
 
     def cast() -> list[Role]:
@@ -124,13 +73,8 @@ def _how_many(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
             for number, one in enumerate(_cast(studio, dice, most))
         ]
 
-    labels = ("zero", *NUMBERS[1 : most + 1])
-
-    def tell(label: str) -> str:
-        return {"zero": "Nothing moves.", "one": "One thing moves."}.get(label, f"{sentence(label)} things move.")
-
-    asked = dice.pick(("How many things move?", "How many things are moving?"))
-    return shoot(studio, dice, cast), _exchange("how many", asked, labels[movers], tell, labels)
+    clip = shoot(studio, dice, cast)
+    return clip, clip_asking.how_many(studio, dice, clip)
 
 
 def _what_happens(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
@@ -141,17 +85,7 @@ def _what_happens(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
         return [Role(first, motion), *_beside(dice, rest)]
 
     clip = shoot(studio, dice, cast)
-    noun = _name(studio, clip)
-
-    def tell(label: str) -> str:
-        words = label
-        for verb in _VERBS:  # the labels are in the singular
-            words = words.replace(does("thing", verb), does(noun, verb))
-        return f"The {noun} {words}."
-
-    return clip, _exchange(
-        "deed", f"What {_do(noun)} the {noun} do?", DEEDS[motion], tell, tuple(DEEDS[one] for one in MOTIONS)
-    )
+    return clip, clip_asking.deed(studio, clip)
 
 
 def _whether_way(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
@@ -164,15 +98,7 @@ def _whether_way(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
         return [Role(first, "goes", way=way), *_beside(dice, rest)]
 
     clip = shoot(studio, dice, cast)
-    noun = _name(studio, clip)
-    it_does = f"the {noun} {does(noun, 'go')} {way}"
-    return clip, _exchange(
-        "whether way",
-        f"{_do(noun).capitalize()} the {noun} go {way if is_so else other}?",
-        "yes" if is_so else "no",
-        lambda label: f"{label.capitalize()}, {it_does}.",
-        ("yes", "no"),
-    )
+    return clip, clip_asking.whether_way(studio, clip, way if is_so else other)
 
 
 def _whether_moves(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
@@ -185,15 +111,7 @@ def _whether_moves(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
         return [Role(first, motion), *(Role(one, "goes" if dice.chance(0.5) else "stays") for one in rest)]
 
     clip = shoot(studio, dice, cast)
-    noun = _name(studio, clip)
-    moves, stays = f"the {noun} {does(noun, 'move')}", f"the {noun} {does(noun, 'stay')} in place"
-    return clip, _exchange(
-        "whether moves",
-        f"{_do(noun).capitalize()} the {noun} move?",
-        "yes" if is_so else "no",
-        lambda label: f"Yes, {moves}." if label == "yes" else f"No, {stays}.",
-        ("yes", "no"),
-    )
+    return clip, clip_asking.whether_moves(studio, clip)
 
 
 def _edge(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
@@ -205,21 +123,12 @@ def _edge(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
         return [Role(first, "comes" if comes else "leaves", way=edge), *(Role(one, "stays") for one in rest)]
 
     clip = shoot(studio, dice, cast)
-    noun = _name(studio, clip)
-    if comes:
-        asked = f"From which edge {_do(noun)} the {noun} come in?"
-        told = f"The {noun} {does(noun, 'come')} in from the "
-    else:
-        asked = f"Over which edge {_do(noun)} the {noun} go out?"
-        told = f"The {noun} {does(noun, 'go')} out over the "
-    return clip, _exchange("edge", asked, edge, lambda label: f"{told}{label}{'' if comes else ' edge'}.", tuple(EDGES))
+    return clip, clip_asking.edge(studio, clip)
 
 
 def _describe(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
     clip = random_clip(studio, dice)
-    short, full = (clip_caption(clip, wording, studio.atlas) for wording in ("name", "full"))
-    asked = dice.pick(("Describe the video.", "What happens in the video?"))
-    return clip, _exchange("describe", asked, short, lambda _: f"{sentence(full)}.")
+    return clip, clip_asking.describe(studio, dice, clip)
 
 
 _QUESTIONS: tuple[Callable[[Studio, Dice], tuple[Clip, Exchange]], ...] = (
@@ -238,3 +147,37 @@ _QUESTIONS: tuple[Callable[[Studio, Dice], tuple[Clip, Exchange]], ...] = (
 def video(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
     """One of the questions about a clip, and its clip."""
     return dice.pick(_QUESTIONS)(studio, dice)
+
+
+def video_quiz(studio: Studio, dice: Dice) -> tuple[Clip, list[Exchange]]:
+    """Questions of few answers about one clip, each as if it were the only one; none comes twice."""
+
+    def cast() -> list[Role]:
+        # half of what moves goes straight: most questions are about that
+        return [Role(one, dice.pick(("goes", dice.pick(MOTIONS)))) for one in _cast(studio, dice, 1 + dice.below(3))]
+
+    clip = shoot(studio, dice, cast)
+    found = dice.shuffled(list(_all_about(studio, dice, clip)))
+    return clip, found[:_QUIZ_TURNS]
+
+
+def _all_about(studio: Studio, dice: Dice, clip: Clip) -> Iterator[Exchange]:
+    """What can be asked about a clip, except for a description."""
+    if len(clip.objects) <= clip_asking.most_movers(studio):
+        yield clip_asking.how_many(studio, dice, clip)
+    movers = [number for number, motion in enumerate(clip.motions) if motion.moves]
+    if len(clip.objects) == 2 and len(movers) == 1:
+        yield clip_asking.who(studio, dice, clip, movers[0])
+    for number, motion in enumerate(clip.motions):
+        yield clip_asking.whether_moves(studio, clip, number)
+        yield clip_asking.deed(studio, clip, number)
+        if motion.kind in ("comes", "leaves"):
+            yield clip_asking.edge(studio, clip, number)
+        if motion.kind == "goes":
+            yield clip_asking.where_from(studio, dice, clip, number)
+            yield clip_asking.where_to(studio, dice, clip, number)
+            if motion.way:
+                yield clip_asking.which_way(studio, dice, clip, number)
+                yield clip_asking.whether_way(studio, clip, motion.way, number)
+                stated = dice.pick([way for way in WAYS if way != motion.way])
+                yield clip_asking.whether_way(studio, clip, stated, number)
