@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from emu2.cli.world import Split, Style, app
+from emu2.data.records import Record
 from emu2.world import WorldConfig, default_atlas
 from emu2.world.compose import STYLES
+from emu2.world.preview import contact_sheet
 from emu2.world.splits import SPLITS
 from emu2.world.world import World
 
@@ -32,6 +35,12 @@ def test_preview_writes_a_sheet(tmp_path):
         assert sheet.height > 200
     result = _run("preview", "-k", "text", "--out", out, code=1)
     assert "give --force" in str(result.exception)
+
+
+def test_wide_letters_are_shown_whole():
+    sheet = np.asarray(contact_sheet([Record("text", ("MMMM MMMM MMMM MMMM MMMM",), "wide")]).convert("L"))
+    lines = sheet[20:] < 128  # below the title
+    assert lines.any(axis=0).nonzero()[0].max() > 200  # five words of 40 pixels
 
 
 def test_show_prints_a_record(tmp_path):

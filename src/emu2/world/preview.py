@@ -121,7 +121,8 @@ def _text_tile(text: str, colour: tuple[int, int, int], height: int, width: int,
     text = _BOX_TOKENS.sub(r"[\1 \2 \3 \4]", text).replace("><", "> <").replace("]<", "] <").replace(">[", "> [")
     paragraphs = [textwrap.wrap(paragraph, int(tile_width / _LETTER)) or [""] for paragraph in text.split("\n")]
     lines = [line for paragraph in paragraphs for line in paragraph]
-    tile_width = min(tile_width, int(max(font.getlength(line) for line in lines)) + 4)
+    # a line of wide letters is longer than that
+    tile_width = min(width - 2 * _MARGIN, int(max(font.getlength(line) for line in lines)) + 4)
     tile = Image.new("RGB", (tile_width, max(height, len(lines) * _LINE)), _PAPER)
     draw = ImageDraw.Draw(tile)
     top = (tile.height - len(lines) * _LINE) // 2
