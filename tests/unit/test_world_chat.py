@@ -14,7 +14,7 @@ from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED, chat_parts
 from emu2.processing.video import Video
 from emu2.world import World, WorldConfig, default_atlas
 from emu2.world.captions import NUMBERS
-from emu2.world.chat import QUESTIONS
+from emu2.world.chat import QUESTIONS, USUAL_QUESTIONS
 from emu2.world.clip_asking import DEEDS
 from emu2.world.clips import WAYS, Clip
 from emu2.world.everyday import EVERYDAY
@@ -86,7 +86,7 @@ def test_questions_mix_by_weight():
     asked = Counter(world["chat", number].truth["question"] for number in range(200))
     assert set(asked) == {"what", "clock"}
     assert 0.65 < asked["what"] / 200 < 0.85
-    assert {World(SIMPLE)["chat", number].truth["question"] for number in range(200)} == set(QUESTIONS)
+    assert {World(SIMPLE)["chat", number].truth["question"] for number in range(200)} == set(USUAL_QUESTIONS)
 
 
 # Truth ---------------------------------------------------------------------------------------------------------------

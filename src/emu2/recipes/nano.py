@@ -14,6 +14,7 @@ from typing import Any
 from emu2.data.settings import DataConfig
 from emu2.train.config import DiffusionConfig, OptimConfig, RunConfig
 from emu2.train.settings import LookingBack
+from emu2.world.chat import QUESTIONS
 
 #: All concepts of the training split, on all backgrounds, in free places, tilted.
 _WORLD: dict[str, object] = {"style": "full", "max_pages": 4, "shots": [0, 1, 2, 4, 8]}
@@ -188,7 +189,14 @@ def chat() -> RunConfig:
         parts=("bridge", "language"),
         steps=8000,
         num_query=36,
-        data=_data({"chat": 1.0}, batch_size=32, frames=(4, 6, 8), frame_choice="uniform", bucket=True),
+        data=_data(
+            {"chat": 1.0},
+            batch_size=32,
+            worlds={"chat": {"questions": list(QUESTIONS)}},
+            frames=(4, 6, 8),
+            frame_choice="uniform",
+            bucket=True,
+        ),
         optim=OptimConfig(
             lr=5e-4, betas=(0.9, 0.98), warmup_steps=100, clip_norm=1.0, schedule="cosine", min_lr_ratio=0.0
         ),

@@ -65,10 +65,14 @@ class Exchange:
 
 @dataclass(frozen=True)
 class View:
-    """A scene that is being talked about, and what has been given away about it: short names, and "background"."""
+    """A scene that is being talked about, and what has been given away about it: short names, and "background".
+
+    quizzed: in a quiz, which asks about numbers too; one question might give away the answer of another.
+    """
 
     scene: Scene
     told: frozenset[str] = frozenset()
+    quizzed: bool = False
 
 
 #: Asks about a scene of its own (`None`) or about one that is given; `None` where it cannot ask about that one.

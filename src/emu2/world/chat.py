@@ -34,9 +34,10 @@ _PICTURE_QUESTIONS: dict[str, PictureQuestion] = {
     "referring": pointing.referring,
     "describe": questions.describe,
 }
-#: Kinds of questions. "multi_turn" asks several others about one picture, "quiz" many that do not build on each other,
-#: "video_quiz" those about one clip.
-QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn", "quiz", "video_quiz")
+#: Kinds of questions that come up where none is asked for. "multi_turn" asks several others about one picture.
+USUAL_QUESTIONS = (*_PICTURE_QUESTIONS, "video", "multi_turn")
+#: All kinds. "quiz" asks many about one picture that do not build on each other, "video_quiz" about one clip.
+QUESTIONS = (*USUAL_QUESTIONS, "quiz", "video_quiz")
 
 #: What a conversation of several turns may open with that draws a scene of its own, how often it does, and what all
 #: go on with.
@@ -126,7 +127,7 @@ def _quiz(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
     for _ in range(_ATTEMPTS):
         if len(exchanges) == _QUIZ_TURNS:
             break
-        found = _PICTURE_QUESTIONS[dice.pick(_QUIZZED)](studio, dice, View(scene))
+        found = _PICTURE_QUESTIONS[dice.pick(_QUIZZED)](studio, dice, View(scene, quizzed=True))
         if found is not None and all(_differ(found[1], each) for each in exchanges):
             exchanges.append(found[1])
     return scene, dice.shuffled(exchanges)

@@ -25,6 +25,7 @@ DEEDS = {
     "stays": "stays",
 }
 _VERBS = ("go", "come", "bounce", "stay")
+HOW_MANY = ("How many things move?", "How many things are moving?")
 
 
 def _exchange(
@@ -83,13 +84,13 @@ def who(studio: Studio, dice: Dice, clip: Clip, number: int = 0) -> Exchange:
     )
 
 
-def how_many(studio: Studio, dice: Dice, clip: Clip) -> Exchange:
+def how_many(studio: Studio, clip: Clip, asked: str) -> Exchange:
+    """`asked`: one of HOW_MANY."""
     labels = ("zero", *NUMBERS[1 : most_movers(studio) + 1])
 
     def tell(label: str) -> str:
         return {"zero": "Nothing moves.", "one": "One thing moves."}.get(label, f"{sentence(label)} things move.")
 
-    asked = dice.pick(("How many things move?", "How many things are moving?"))
     return _exchange("how many", asked, labels[sum(motion.moves for motion in clip.motions)], tell, labels)
 
 

@@ -73,8 +73,9 @@ def _how_many(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
             for number, one in enumerate(_cast(studio, dice, most))
         ]
 
+    asked = dice.pick(clip_asking.HOW_MANY)
     clip = shoot(studio, dice, cast)
-    return clip, clip_asking.how_many(studio, dice, clip)
+    return clip, clip_asking.how_many(studio, clip, asked)
 
 
 def _what_happens(studio: Studio, dice: Dice) -> tuple[Clip, Exchange]:
@@ -164,7 +165,7 @@ def video_quiz(studio: Studio, dice: Dice) -> tuple[Clip, list[Exchange]]:
 def _all_about(studio: Studio, dice: Dice, clip: Clip) -> Iterator[Exchange]:
     """What can be asked about a clip, except for a description."""
     if len(clip.objects) <= clip_asking.most_movers(studio):
-        yield clip_asking.how_many(studio, dice, clip)
+        yield clip_asking.how_many(studio, clip, dice.pick(clip_asking.HOW_MANY))
     movers = [number for number, motion in enumerate(clip.motions) if motion.moves]
     if len(clip.objects) == 2 and len(movers) == 1:
         yield clip_asking.who(studio, dice, clip, movers[0])

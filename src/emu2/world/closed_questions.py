@@ -91,7 +91,7 @@ def _some(emoji: Emoji) -> str:
 def _number(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "Are there exactly two dogs?": the true number and the one asked about are drawn alike."""
     most = min(_MOST, studio.style.capacity)
-    if most < 2:
+    if most < 2 or (view is not None and not view.quizzed):
         return None
     number, other = dice.sample(range(1, most + 1), 2)
     is_so = dice.chance(0.5)
@@ -104,7 +104,7 @@ def _number(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Excha
         scene = view.scene
         subject = studio.atlas[dice.pick(sorted({item.emoji for item in scene.objects}))]
         number = scene.counts(studio.atlas)[subject.noun]
-        if subject.noun in view.told or number > most:
+        if number > most:
             return None
         other = dice.pick([count for count in range(1, most + 1) if count != number])
     stated = number if is_so else other

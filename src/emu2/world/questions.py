@@ -83,6 +83,8 @@ def _where(studio: Studio, dice: Dice, view: View) -> Exchange | None:
 def _count(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """The number is drawn first, none to as many as the style holds, then things beside those asked about."""
     most = studio.style.capacity
+    if view is not None and not view.quizzed:
+        return None
     if view is None:
         count = dice.below(most + 1)
         # at least one thing in all, and sometimes two kinds beside the one that is asked about
@@ -94,8 +96,6 @@ def _count(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchan
     else:
         scene, here = view.scene, view.scene.counts(studio.atlas)
         subject = studio.atlas[_one_of(studio, dice, scene)]
-        if subject.noun in view.told:
-            return None
         count = here.get(subject.noun, 0)
     labels = ("zero", *NUMBERS[1 : most + 1])
     questions = (

@@ -9,7 +9,7 @@ from itertools import accumulate
 from emu2.data.records import Record
 from emu2.world.atlas import Atlas, default_atlas
 from emu2.world.captions import WORDINGS
-from emu2.world.chat import QUESTIONS, chat
+from emu2.world.chat import QUESTIONS, USUAL_QUESTIONS, chat
 from emu2.world.compose import STYLES
 from emu2.world.dice import Dice
 from emu2.world.drawing import drawing
@@ -71,7 +71,8 @@ class WorldConfig:
     shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
-    questions: kind of question -> weight in chat records, or names of kinds that come up equally often.
+    questions: kind of question -> weight in chat records, or names of kinds that come up equally often; all but
+        quizzes, unless named.
     told: share of text records, 0 to 1, that are few-shot episodes with every picture told in words.
     echoed: share of the other text records, 0 to 1, that say made-up words again, and of naming episodes in which a
         word's pictures are all the same one.
@@ -90,7 +91,7 @@ class WorldConfig:
     ways: Sequence[int] = (2, 4)
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
-    questions: Mapping[str, float] | Sequence[str] = QUESTIONS
+    questions: Mapping[str, float] | Sequence[str] = USUAL_QUESTIONS
     told: float = 0.0
     echoed: float = 0.0
 
