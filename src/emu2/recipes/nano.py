@@ -102,7 +102,8 @@ def unified() -> RunConfig:
     """Stage 2: everything there is, interleaved. Episodes with labels made up anew are a large part of it: they are
     what makes learning in context appear; MMC4's millions of pages do that for the paper's size. Two heads in the
     middle are told where to look for what an episode names: without that the right one of two words was not found
-    after some ten thousand episodes, with it after three thousand of nothing else. So naming comes first, alone."""
+    after some ten thousand episodes, with it after three thousand of nothing else. So naming comes first, alone; then red
+    circles, which a head is told to find."""
     return _run(
         "unified",
         objective="unified",
@@ -128,12 +129,18 @@ def unified() -> RunConfig:
             batch_size=32,
             batch_sizes={"pair": 64, "grounded_pair": 64, "text_to_image": 64, "text": 64},
             worlds={"text": _LOOKED_BACK, "naming": {"echoed": 0.3}},
-            opening={"naming": 500},
+            opening={"naming": 500, "visual_prompt": 300},
             frames=(8,),
             bucket=True,
         ),
         optim=OptimConfig(lr=1e-3, warmup_steps=500, clip_norm=1.0, min_lr_ratio=0.02),
-        looking_back=LookingBack(heads={"naming": ((3, 3), (4, 1))}),
+        looking_back=LookingBack(
+            heads={
+                "naming": ((3, 3), (4, 1)),
+                "visual_prompt": ((3, 3), (4, 1)),
+                "visual_prompt:picture": ((2, 1),),
+            }
+        ),
         # As in `debug`: which thing it is hides in the last few per cent of the embeddings' variance.
         visual_loss_weight=4.0,
     )
