@@ -90,8 +90,8 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         # in what form. Naming takes most, and comes first: with `looking_back` a base model found the right word after
         # 150 batches of 16 of nothing else, and kept that in a mixture like this; in a mixture that told heads about
         # rules too it had not after 390. After one demonstration a round of two has the other word left: who learns
-        # from eight alone guesses after one. Red circles come next: the head that is told to find them had not after 190
-        # batches in a mixture, and had after 200 of nothing else.
+        # from eight alone guesses after one. Red circles come next: the head that is told to find them had not done so
+        # after 190 batches in a mixture, and had after 200 of nothing else.
         'data.opening={"naming": 400, "visual_prompt/all": 250}',
         # Captions are learned with their pictures only, and embeddings weigh as much as words: otherwise captions that
         # the stage before had learned were lost within 150 steps.

@@ -102,8 +102,8 @@ def unified() -> RunConfig:
     """Stage 2: everything there is, interleaved. Episodes with labels made up anew are a large part of it: they are
     what makes learning in context appear; MMC4's millions of pages do that for the paper's size. Two heads in the
     middle are told where to look for what an episode names: without that the right one of two words was not found
-    after some ten thousand episodes, with it after three thousand of nothing else. So naming comes first, alone; then red
-    circles, which a head is told to find."""
+    after some ten thousand episodes, with it after three thousand of nothing else. So naming comes first, alone; then
+    red circles, which a head is told to find."""
     return _run(
         "unified",
         objective="unified",
