@@ -136,9 +136,9 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         "data.batch_size=16",
         *_FEW,
         # Ten questions about one picture teach more of yes, no and numbers than ten pictures with one each.
-        'data.worlds={"chat": {"questions": {"quiz": 0.26, "yes_no": 0.08, "count": 0.08, "what": 0.16, "where": 0.07, '
-        '"colour": 0.02, "group": 0.06, "referring": 0.07, "video": 0.06, "video_quiz": 0.13, "multi_turn": 0.04, '
-        '"describe": 0.01, "choice": 0.01}}}',
+        'data.world={"style": "corners", "questions": {"quiz": 0.26, "yes_no": 0.08, "count": 0.08, "what": 0.16, '
+        '"where": 0.07, "colour": 0.02, "group": 0.06, "referring": 0.07, "video": 0.06, "video_quiz": 0.13, '
+        '"multi_turn": 0.04, "describe": 0.01, "choice": 0.01}}',
         "optim.lr=8e-4",
         "optim.warmup_steps=40",
     ),

@@ -199,7 +199,7 @@ def chat() -> RunConfig:
         data=_data(
             {"chat": 1.0},
             batch_size=32,
-            worlds={"chat": {"questions": list(QUESTIONS)}},
+            world={**_WORLD, "questions": list(QUESTIONS)},
             frames=(4, 6, 8),
             frame_choice="uniform",
             bucket=True,
