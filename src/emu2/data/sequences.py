@@ -214,12 +214,15 @@ class SequenceBuilder:
         keys = tuple(range(first, first + 1 + self.processor.num_query))
         looks, answers = [], []
         for start, end, sought in zip([keys[-1], *ends], ends, record.sought, strict=False):
-            named = None if sought is None or end > len(ids) else self._end_of(sought.words, ids, start, end)
-            if sought is not None and named is not None:
-                there = self._covered(sought)
-                looks.append(Look(named, keys, (not any(there), *there)))
-                asked = tuple(range(start, end))
-                answers.append(Look(end - 1, asked, tuple(t == named for t in asked)))
+            if sought is None or end > len(ids):
+                continue
+            named = self._end_of(sought.words, ids, start, end)
+            if named is None:
+                continue
+            there = self._covered(sought)
+            looks.append(Look(named, keys, (not any(there), *there)))
+            asked = tuple(range(start, end))
+            answers.append(Look(end - 1, asked, tuple(t == named for t in asked)))
         return {record.kind: tuple(looks), f"{record.kind}{ANSWER}": tuple(answers)}
 
     def _end_of(self, words: str, ids: list[int], start: int, end: int) -> int | None:

@@ -1,7 +1,7 @@
 """What a run reads: which kinds of records, from which world, in what batches."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 #: After a kind's name: what its conversations' answers look at, not their questions; what its pictures' ends look at.
 ANSWER, PICTURE = ":answer", ":picture"
@@ -93,14 +93,8 @@ class DataConfig:
                     f"data.image_firsts gives a probability to kinds of records that data.kinds weighs; got {kind!r}: "
                     f"{share}."
                 )
-        tables: dict[str, dict[str, Any]] = {
-            "sources": self.sources,
-            "batch_sizes": self.batch_sizes,
-            "worlds": self.worlds,
-            "opening": self.opening,
-        }
-        for name, table in tables.items():
-            unknown = sorted(set(table) - set(self.kinds))
+        for name in ("sources", "batch_sizes", "worlds", "opening"):
+            unknown = sorted(set(getattr(self, name)) - set(self.kinds))
             if unknown:
                 raise ValueError(
                     f"data.{name} names {unknown[0]!r}, which data.kinds does not weigh; "
@@ -113,7 +107,6 @@ class DataConfig:
         for kind, size in self.batch_sizes.items():
             if size < 1:
                 raise ValueError(f"data.batch_sizes[{kind!r}] must be 1 or more; got {size}.")
-
         for kind, steps in self.opening.items():
             if steps < 1 or not self.kinds[kind]:
                 raise ValueError(

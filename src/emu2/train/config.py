@@ -164,7 +164,7 @@ class RunConfig:
     visual_loss: "plain" is the paper's mean squared error of embeddings (`unified`, `gen`). "whitened" measures, on the
         first records and before the first step, how embeddings spread, and counts errors by that in every direction
         (`emu2.model.losses.whitening`): for towers that trained for minutes.
-    looking_back: also teach attention heads to find earlier answers (`unified`); None does not.
+    looking_back: also teach attention heads where to look (`unified`, `chat`); None does not.
     kept_features: frozen features of so many different pictures are kept, the last ones seen, each computed by itself,
         so that it is the same whatever came with it (`unified`, `chat`, `gen`); for worlds whose pictures come round
         (`gallery`). 0 keeps none.

@@ -14,12 +14,11 @@ question's word for the thing looks at the picture, and the answer at that word.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -59,15 +58,15 @@ class Looks:
         found = [(row, look) for row, sample in enumerate(samples) for look in sample.looks.get(name, ())]
         most = max((len(look.keys) for _, look in found), default=0)
 
-        def filled(values: Iterable[Any], filler: Any) -> list[Any]:
-            return list(islice(chain(values, repeat(filler)), most))
+        def filled(values: tuple[Any, ...], filler: Any) -> tuple[Any, ...]:
+            return values + (filler,) * (most - len(values))
 
         return cls(
             heads=heads,
             rows=torch.tensor([row for row, _ in found], dtype=torch.int64),
             queries=torch.tensor([look.query for _, look in found], dtype=torch.int64),
             keys=torch.tensor([filled(look.keys, 0) for _, look in found], dtype=torch.int64),
-            real=torch.tensor([filled((True for _ in look.keys), False) for _, look in found], dtype=torch.bool),
+            real=torch.tensor([filled((True,) * len(look.keys), False) for _, look in found], dtype=torch.bool),
             wanted=torch.tensor([filled(look.wanted, False) for _, look in found], dtype=torch.bool),
         )
 
@@ -92,13 +91,13 @@ def watching(language_model: Any, wanted: Sequence[Looks]) -> Iterator[_Seen]:
 
 
 def looking_back_loss(seen: _Seen, wanted: Sequence[Looks]) -> Tensor:
-    """How little the heads look at earlier answers of the same words: -log of that share, float32 scalar.
+    """How little the heads look where they should: -log of that share, float32 scalar.
 
     Args:
         seen: what `watching` kept of a forward pass over the batch that `wanted` belongs to.
 
     Returns:
-        mean over the answers, and for each over its heads; 0 where there are no answers to look for.
+        mean over the positions that look, and for each over its heads; 0 where there are none.
     """
     total, number = 0.0 * sum(states.float().sum() for pair in seen.values() for states in pair or ()), 0
     for looks in wanted:
@@ -110,7 +109,7 @@ def looking_back_loss(seen: _Seen, wanted: Sequence[Looks]) -> Tensor:
 
 
 def _missed(states: tuple[Tensor, Tensor] | None, head: int, looks: Looks) -> Tensor:
-    """float32[M]: -log of the share of one head's attention that lies on answers of the same words."""
+    """float32[M]: -log of the share of one head's attention that lies where it should."""
     assert states is not None
     query, key = states
     group = query.shape[1] // key.shape[1]  # heads that share keys

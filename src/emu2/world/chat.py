@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from emu2.world import closed_questions, pointing, questions, reading
 from emu2.world.asking import FORMS, Exchange, PictureQuestion, View
 from emu2.world.captions import at
 from emu2.world.clip_questions import video, video_quiz
+from emu2.world.clips import Clip
 from emu2.world.dice import Dice
 from emu2.world.grounded import boxes_of
 from emu2.world.scene import Scene
@@ -67,24 +68,15 @@ def chat(studio: Studio, dice: Dice, key: str) -> Record:
     weights: Mapping[str, float] = studio.config.question_weights
     kind = dice.weighted(tuple(weights), tuple(accumulate(weights.values())))
     form = dice.pick(FORMS)
+    if kind in _SEVERAL:
+        seen, exchanges = _SEVERAL[kind](studio, dice)
+        usual = kind in USUAL_QUESTIONS
+        form = _form_of(exchanges, form) if usual else "short"
+        facts = {"question": kind, "turns": [exchange.truth(form) for exchange in exchanges]}
+        return _record(studio, dice, key, seen, exchanges, form, facts, hinted=usual)
     if kind == "video":
         clip, exchange = video(studio, dice)
-        return _record(studio, key, studio.film(clip), dice, [exchange], form, {"clip": studio.clip_facts(clip)})
-    if kind == "multi_turn":
-        scene, exchanges = _several(studio, dice)
-        form = _form_of(exchanges, form)
-        truths = [exchange.truth(form) for exchange in exchanges]
-        facts = {"scene": studio.facts(scene), "question": "multi_turn", "turns": truths}
-        return _record(studio, key, studio.render(scene), dice, exchanges, form, facts)
-    if kind in ("quiz", "video_quiz"):
-        if kind == "quiz":
-            scene, exchanges = _quiz(studio, dice)
-            shown, seen = studio.render(scene), {"scene": studio.facts(scene)}
-        else:
-            clip, exchanges = video_quiz(studio, dice)
-            shown, seen = studio.film(clip), {"clip": studio.clip_facts(clip)}
-        facts = {**seen, "question": kind, "turns": [exchange.truth("short") for exchange in exchanges]}
-        return _record(studio, key, shown, dice, exchanges, "short", facts, hinted=False)
+        return _record(studio, dice, key, clip, [exchange], form)
     found = _PICTURE_QUESTIONS[kind](studio, dice, None)
     if found is None:
         raise ValueError(
@@ -92,10 +84,10 @@ def chat(studio: Studio, dice: Dice, key: str) -> Record:
             f"{studio.config.split!r}. Allow more concepts or leave out this kind of question."
         )
     scene, exchange = found
-    return _record(studio, key, studio.render(scene), dice, [exchange], form, {"scene": studio.facts(scene)})
+    return _record(studio, dice, key, scene, [exchange], form)
 
 
-def _several(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
+def _multi_turn(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
     """Two to four questions about one picture, none of which gives away the answer of a later one."""
     wanted = dice.pick(_TURNS)
     exchanges = []
@@ -133,6 +125,14 @@ def _quiz(studio: Studio, dice: Dice) -> tuple[Scene, list[Exchange]]:
     return scene, dice.shuffled(exchanges)
 
 
+#: Kinds that ask several questions -> what they are about, and the questions.
+_SEVERAL: dict[str, Callable[[Studio, Dice], tuple[Scene | Clip, list[Exchange]]]] = {
+    "multi_turn": _multi_turn,
+    "quiz": _quiz,
+    "video_quiz": video_quiz,
+}
+
+
 def _differ(one: Exchange, other: Exchange) -> bool:
     """Whether two questions are not the same in other words; two that can be denied each have answers of their own."""
     if one.kind != other.kind:
@@ -163,17 +163,22 @@ def _form_of(exchanges: list[Exchange], form: str) -> str:
 
 def _record(
     studio: Studio,
-    key: str,
-    shown: Segment,
     dice: Dice,
+    key: str,
+    seen: Scene | Clip,
     exchanges: list[Exchange],
     form: str,
-    facts: dict[str, Any],
+    facts: Mapping[str, Any] | None = None,
     hinted: bool = True,
 ) -> Record:
+    """`facts`: what is true beside what is seen and the last answer."""
     from emu2.processing.prompts import SYSTEM_CONCISE, SYSTEM_DETAILED  # brings transformers along
 
     form = _form_of(exchanges, form)
+    if isinstance(seen, Scene):
+        shown, truth = studio.render(seen), {"scene": studio.facts(seen)}
+    else:
+        shown, truth = studio.film(seen), {"clip": studio.clip_facts(seen)}
     turns: list[tuple[str, tuple[Segment, ...]]] = [
         ("system", (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED,))
     ]
@@ -182,7 +187,9 @@ def _record(
         turns.append(("user", (asked,) if number else (shown, asked)))
         turns.append(("assistant", (exchange.answer(form),)))
     sought = tuple(_sought(studio, each) for each in exchanges)
-    return Record.conversation("chat", tuple(turns), key, {**exchanges[-1].truth(form), **facts}, sought)
+    return Record.conversation(
+        "chat", tuple(turns), key, {**exchanges[-1].truth(form), **truth, **(facts or {})}, sought
+    )
 
 
 def _sought(studio: Studio, exchange: Exchange) -> Sought | None:

@@ -61,9 +61,8 @@ def episode(
 ) -> Record:
     """A record of an opening (or none), demonstrations and a query; `truth` is what holds beside scenes and answers."""
     segments: list[Any] = [opening] if opening else []
-    for scene, words in demonstrations:
+    for scene, words in (*demonstrations, query):
         segments += [studio.render(scene), words]
-    segments += [studio.render(query[0]), query[1]]
     facts = {
         **truth,
         "answer": query[1],
@@ -71,15 +70,13 @@ def episode(
         "scene": studio.facts(query[0]),
         "demonstrations": [{"scene": studio.facts(scene), "answer": words} for scene, words in demonstrations],
     }
-    scenes = [scene for scene, _ in (*demonstrations, query)]
-    sought = tuple(_marked(studio, scene) for scene in scenes) if query[0].marked is not None else ()
+    # an episode marks something in all of its pictures or in none
+    sought = tuple(
+        Sought("", tuple(boxes_of(studio, [scene.objects[scene.marked]])))
+        for scene, _ in (*demonstrations, query)
+        if scene.marked is not None
+    )
     return Record(kind, tuple(segments), key, len(segments) - 1, facts, sought=sought)
-
-
-def _marked(studio: Studio, scene: Scene) -> Sought | None:
-    if scene.marked is None:
-        return None
-    return Sought("", tuple(boxes_of(studio, [scene.objects[scene.marked]])))
 
 
 def naming(studio: Studio, dice: Dice, key: str) -> Record:

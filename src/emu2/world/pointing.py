@@ -9,7 +9,7 @@ from emu2.world.asking import Exchange, View, of_any_scene
 from emu2.world.captions import at
 from emu2.world.dice import Dice
 from emu2.world.grounded import boxes_of
-from emu2.world.questions import noun_of
+from emu2.world.questions import called, noun_of
 from emu2.world.scene import SIZES, Scene, SceneObject
 from emu2.world.studio import Studio
 
@@ -30,7 +30,7 @@ _ENDS: dict[str, Callable[[SceneObject], float]] = {
 def expressions(studio: Studio, scene: Scene, item: SceneObject) -> Iterator[tuple[str, str]]:
     """(way of referring, words) for all the ways that point at this thing and at no other of two or more."""
     noun = noun_of(studio, item)
-    same = [other for other in scene.objects if noun_of(studio, other) == noun]
+    same = called(studio, scene, noun)
     if len(same) == 1:
         yield "name", f"the {noun}"
     if sum(other.place == item.place for other in scene.objects) == 1:
