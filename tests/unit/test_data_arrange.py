@@ -8,7 +8,7 @@ from PIL import Image
 
 from emu2 import Video
 from emu2.data.arrange import image_first, interleaves, is_pair, text_first, with_frames
-from emu2.data.records import Record
+from emu2.data.records import Record, Sought
 from emu2.processing.grounding import Box
 
 
@@ -77,6 +77,20 @@ def test_a_conversation_keeps_one_clip_in_both_its_forms():
     assert cut.segments[0] is cut.turns[0][1][0]
     assert len(cut.segments[0]) == 4
     assert cut.segments[1:] == ("what?", "up")
+
+
+@pytest.mark.parametrize("choice", ["uniform", "random"])
+def test_what_is_sought_in_a_clip_is_cut_as_its_frames_are(choice):
+    moments = tuple((Box((0, 0, number, 4), size=(SIDE, SIDE)),) for number in range(9))
+    turns = (("user", (_clip(9), "what?")), ("assistant", ("up",)))
+    record = Record.conversation("chat", turns, "c", sought=(Sought("what", moments=moments), None))
+    whole = with_frames(record, (9,), choice, random.Random(1))
+    assert whole.sought == record.sought
+    cut = with_frames(record, (4,), choice, random.Random(1))
+    kept = [moments.index(moment) for moment in cut.sought[0].moments]
+    assert kept == [_shades(record.segments[0]).index(shade) for shade in _shades(cut.segments[0])]
+    assert len(kept) == 4
+    assert cut.sought[1] is None
 
 
 def test_a_clip_shorter_than_the_frames_asked_for_is_refused():

@@ -12,6 +12,7 @@ from emu2.data.records import Record, Sought
 from emu2.data.sequences import IGNORE, covered
 from emu2.data.sources import ListSource
 from emu2.processing.grounding import Box
+from emu2.processing.video import Video
 from emu2.train.config import RunConfig, from_dict, to_dict, with_overrides
 from emu2.train.features import FeatureCache
 from emu2.train.looking_back import Looks, looking_back_loss, watching
@@ -160,10 +161,49 @@ def test_answers_about_a_picture_look_at_what_is_asked_about():
     loss = objective.terms(batch)["looking_back"]
     assert loss.item() > 0
     loss.backward()
-    # a clip, or several pictures: boxes of which one is not known
+    # several pictures: boxes of which one is not known
     twice = [("user", (picture, picture, "Where is the dog?")), ("assistant", ("here",))]
     record = Record.conversation("chat", tuple(twice), "twice", sought=asked[:1])
     assert objective.sample(record, random.Random(0)).looks == {}
+
+
+def test_questions_about_a_clip_look_into_each_frame():
+    config = run_config("chat")
+    config = replace(
+        config,
+        data=replace(config.data, kinds={"chat": 1.0}, max_length=128, frames=(3,), frame_choice="uniform"),
+        looking_back=LookingBack(heads={"chat:frame0": ((0, 0),), "chat:frame2": ((0, 1),), "chat:answer": ((1, 1),)}),
+    )
+    objective = objective_class("chat")(tiny_whole(), config, torch.device("cpu"))
+    picture = pair(0).segments[0]
+    width, height = picture.size
+    left, right = (Box((x, 0, x + width / 2, height / 2), size=picture.size) for x in (0, width / 2))
+    # six frames, of which the second, the fourth and the last are read
+    asked = Sought("dog", moments=((), (left,), (), (), (right,), (right,)))
+    turns = (("user", (Video([picture] * 6), "Which way does the dog go?")), ("assistant", ("right",)))
+    turns = (("system", ("Hi.",)), *turns)
+    sample = objective.sample(Record.conversation("chat", turns, "way", sought=(asked,)), random.Random(0))
+    assert set(sample.looks) == {"chat:frame0", "chat:frame1", "chat:frame2", "chat:answer"}
+    slots = objective.whole.processor.num_video_query
+    starts = [t for t, token in enumerate(sample.input_ids) if token == objective.builder.start_id]
+    assert len(starts) == 3
+    [answer] = sample.looks["chat:answer"]
+    side = math.isqrt(slots)
+    shown = (covered([left], side), None, covered([right], side))
+    for number, (start, cells) in enumerate(zip(starts, shown, strict=True)):
+        [look] = sample.looks[f"chat:frame{number}"]
+        assert look.keys == tuple(t for first in starts for t in range(first, first + slots + 1))
+        wanted = {key for key, there in zip(look.keys, look.wanted, strict=True) if there}
+        if cells is None:
+            assert wanted == {start}  # [IMG] of the frame that does not show it
+        else:
+            assert wanted == {start + 1 + cell for cell, there in enumerate(cells) if there}
+        assert look.query in answer.keys
+    batch = objective.collate([sample], ["way"])
+    assert batch.counts["looking_back"] == 3  # of the frames that heads are told about, and the answer
+    assert objective.terms(batch)["looking_back"].item() > 0
+    with pytest.raises(ValueError, match=r"looking_back.heads names 'chat:frame3', which this run does not read"):
+        LookingBack(heads={"chat:frame3": ((0, 0),)}).check(config)
 
 
 def test_pictures_of_an_episode_look_at_what_they_mark():

@@ -341,6 +341,23 @@ def test_a_quiz_asks_ten_different_questions():
         assert len(set(counted)) == len(counted) >= 1  # never the same in other words
 
 
+@pytest.mark.parametrize("question", ["video", "video_quiz"])
+def test_what_is_sought_in_a_clip_are_its_boxes_in_every_frame(question):
+    unseen = 0
+    for record in _records(question, 60, style="corners"):
+        truths = record.truth.get("turns", [record.truth])
+        for truth, sought in zip(truths, record.sought, strict=True):
+            if sought is None:
+                assert truth["about"] in ("who", "how many", "describe")
+                continue
+            assert sought.words in truth["asked"]
+            [thing] = [item for item in record.truth["clip"]["objects"] if item["name"] == sought.words]
+            boxes = [[list(box.xyxy) for box in moment] for moment in sought.moments]
+            assert boxes == [[box] if box else [] for box in thing["boxes"]]
+            unseen += [] in boxes
+    assert unseen
+
+
 @pytest.mark.parametrize("question", ["what", "where", "count", "group", "yes_no", "referring", "multi_turn", "quiz"])
 def test_what_is_sought_are_the_boxes_of_what_is_asked_about(question):
     about_nothing = 0

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from emu2.data.records import Record
-from emu2.processing.video import Video
+from emu2.data.records import Record, Sought
+from emu2.processing.video import Video, sample_midpoints
 
 
 def is_pair(record: Record) -> bool:
@@ -42,7 +42,7 @@ def text_first(record: Record) -> Record:
 def with_frames(
     record: Record, frames: Sequence[int], choice: Literal["random", "uniform"], chance: random.Random
 ) -> Record:
-    """A record whose clips hold as many frames as a run reads.
+    """A record whose clips hold as many frames as a run reads, and what is sought in a clip its moments.
 
     Args:
         frames: how many; of several numbers one that the shortest clip can give is drawn for the record.
@@ -64,19 +64,32 @@ def with_frames(
         )
     number = chance.choice(possible)
 
-    def cut(segment: Any) -> Any:
-        if not isinstance(segment, Video) or len(segment) == number:
-            return segment
-        if choice == "uniform":
-            return segment.sample(number)
-        kept = sorted(chance.sample(range(len(segment)), number))
-        fps = None if segment.fps is None else segment.fps * number / len(segment)
-        return Video([segment[index] for index in kept], fps)
+    def picked(length: int) -> list[int]:
+        if choice == "uniform" or length == number:
+            return sample_midpoints(length, number)
+        return sorted(chance.sample(range(length), number))
 
+    kept = [picked(len(clip)) for clip in clips]
+    unread = iter(kept)
+
+    def cut(segment: Any) -> Any:
+        if not isinstance(segment, Video):
+            return segment
+        indices = next(unread)
+        return segment if len(segment) == number else segment.select(indices)
+
+    sought = tuple(_cut_moments(each, kept[0]) for each in record.sought)
     if record.turns is None:
-        return replace(record, segments=tuple(map(cut, record.segments)))
+        return replace(record, segments=tuple(map(cut, record.segments)), sought=sought)
     turns = tuple((role, tuple(map(cut, content))) for role, content in record.turns)
-    return replace(record, turns=turns, segments=tuple(segment for _, content in turns for segment in content))
+    segments = tuple(segment for _, content in turns for segment in content)
+    return replace(record, turns=turns, segments=segments, sought=sought)
+
+
+def _cut_moments(sought: Sought | None, kept: Sequence[int]) -> Sought | None:
+    if sought is None or not sought.moments:
+        return sought
+    return replace(sought, moments=tuple(sought.moments[index] for index in kept))
 
 
 def _ordered(record: Record, *, text_first: bool) -> Record:

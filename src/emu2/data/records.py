@@ -24,12 +24,13 @@ _ROLES = ("system", "user", "assistant")
 class Sought:
     """What a question is about, and where in the picture it is.
 
-    words: the question's own for it, letter by letter; none where the picture marks it. boxes: none where it is not
-        there.
+    words: the question's own for it, letter by letter; none where the picture marks it. boxes: in a still; none where
+        it is not there. moments: in a clip instead, those of each frame.
     """
 
     words: str
-    boxes: tuple[Box, ...]
+    boxes: tuple[Box, ...] = ()
+    moments: tuple[tuple[Box, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Record:
     answer_from: index of the first segment that is to be learned (training) or answered (evaluation); `None` means that
         the whole document is.
     truth: JSON-able facts about the record (scene, answer, label, ...), for exact evaluation. Never shown to a model.
-    sought: of a conversation about one still picture, for each of its answers, and of an episode for each of its
+    sought: of a conversation about one still or one clip, for each of its answers, and of an episode for each of its
         pictures: what its question is about; None where that is not known or has no place.
     turns: a conversation's turns, each a role and its content; `segments` is then all content in order. An optional
         "system" turn comes first, then "user" and "assistant" in turn. None where the record is no conversation.

@@ -18,7 +18,7 @@ from PIL import Image
 
 from emu2 import tokens
 from emu2.data.records import Record, Sought
-from emu2.data.settings import ANSWER, PICTURE
+from emu2.data.settings import ANSWER, FRAME, PICTURE
 from emu2.processing.prompts import ChatPart, chat_parts
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Sequence:
     input_ids, labels: of equal length. images, frames: stills and video frames in reading order, RGB, of the side the
     vision tower reads. kind: of the record. looks: for answers of which that is known (`emu2.train.looking_back`), by
     what looks: the record's kind, and with ANSWER the position before a conversation's answer, with
-    PICTURE the `[/IMG]` of an episode's pictures.
+    PICTURE the `[/IMG]` of an episode's pictures, with FRAME and a number from 0 a question about a clip.
     """
 
     input_ids: list[int]
@@ -148,6 +148,18 @@ class SequenceBuilder:
         """Which embeddings of a still lie in the boxes."""
         return covered(sought.boxes, math.isqrt(self.processor.num_query))
 
+    def _showing(self, sought: Sought, frame: int) -> list[bool]:
+        """Which positions of a clip show what is sought in one of its frames: of each frame `[IMG]` and embeddings.
+        Where it is not there, the frame's `[IMG]` stands for it."""
+        embeddings = self.processor.num_video_query
+        there = covered(sought.moments[frame], math.isqrt(embeddings))
+        elsewhere = [False] * (embeddings + 1)
+        return [
+            shows
+            for number in range(len(sought.moments))
+            for shows in ([not any(there), *there] if number == frame else elsewhere)
+        ]
+
     def chunk(self, record: Record, chance: random.Random) -> Sequence:
         """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.
 
@@ -205,25 +217,33 @@ class SequenceBuilder:
         return replace(sequence, looks=self._at_what_is_sought(record, sequence, ends))
 
     def _at_what_is_sought(self, record: Record, sequence: Sequence, ends: list[int]) -> dict[str, tuple[Look, ...]]:
-        """Of a conversation about one still: the word for what is sought looks at the embeddings that lie in its boxes,
-        and at `[IMG]` where that is not in the picture; the answer looks at that word."""
+        """Of a conversation about one still or clip: the word for what is sought looks at the embeddings that lie in
+        its boxes, and at `[IMG]` where that is not in the picture, of a clip in each frame by heads of its own; the
+        answer looks at that word."""
         ids = sequence.input_ids
-        if not record.sought or len(sequence.images) != 1 or sequence.frames:
+        if not record.sought or len(sequence.images) + bool(sequence.frames) != 1:
             return {}
-        first = ids.index(self.start_id)
-        keys = tuple(range(first, first + 1 + self.processor.num_query))
-        looks, answers = [], []
+        starts = [t for t, token in enumerate(ids) if token == self.start_id]
+        each = self.processor.num_video_query if sequence.frames else self.processor.num_query
+        keys = tuple(t for start in starts for t in range(start, start + 1 + each))
+        looks: dict[str, list[Look]] = {}
         for start, end, sought in zip([keys[-1], *ends], ends, record.sought, strict=False):
             if sought is None or end > len(ids):
                 continue
             named = self._end_of(sought.words, ids, start, end)
             if named is None:
                 continue
-            there = self._covered(sought)
-            looks.append(Look(named, keys, (not any(there), *there)))
+            if sequence.frames:
+                shown = {f"{record.kind}{FRAME}{i}": self._showing(sought, i) for i in range(len(sought.moments))}
+            else:
+                there = self._covered(sought)
+                shown = {record.kind: [not any(there), *there]}
+            for name, wanted in shown.items():
+                looks.setdefault(name, []).append(Look(named, keys, tuple(wanted)))
             asked = tuple(range(start, end))
-            answers.append(Look(end - 1, asked, tuple(t == named for t in asked)))
-        return {record.kind: tuple(looks), f"{record.kind}{ANSWER}": tuple(answers)}
+            answer = Look(end - 1, asked, tuple(t == named for t in asked))
+            looks.setdefault(f"{record.kind}{ANSWER}", []).append(answer)
+        return {name: tuple(found) for name, found in looks.items()}
 
     def _end_of(self, words: str, ids: list[int], start: int, end: int) -> int | None:
         """Position of the last token of some words between two positions, where they stand there."""

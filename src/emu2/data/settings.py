@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-#: After a kind's name: what its conversations' answers look at, not their questions; what its pictures' ends look at.
-ANSWER, PICTURE = ":answer", ":picture"
+#: After a kind's name: what its conversations' answers look at, not their questions; what its pictures' ends look at;
+#: and what a question looks at in one frame of a clip, the frame's number following.
+ANSWER, PICTURE, FRAME = ":answer", ":picture", ":frame"
 
 
 def kind_of(name: str) -> str:

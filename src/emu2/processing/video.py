@@ -65,8 +65,12 @@ class Video:
 
     def sample(self, num_frames: int) -> "Video":
         """A video of `num_frames` of these frames, at segment midpoints."""
-        picked = [self.frames[index] for index in sample_midpoints(len(self.frames), num_frames)]
-        return Video(picked, None if self.fps is None else self.fps * num_frames / len(self.frames))
+        return self.select(sample_midpoints(len(self.frames), num_frames))
+
+    def select(self, indices: Sequence[int]) -> "Video":
+        """A video of the frames of these indices, which are taken to lie evenly over this one."""
+        fps = None if self.fps is None else self.fps * len(indices) / len(self.frames)
+        return Video([self.frames[index] for index in indices], fps)
 
     def __len__(self) -> int:
         return len(self.frames)

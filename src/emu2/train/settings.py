@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from emu2.data.settings import ANSWER, PICTURE, kind_of
+from emu2.data.settings import ANSWER, FRAME, PICTURE, kind_of
 
 if TYPE_CHECKING:
     from emu2.train.config import RunConfig
@@ -84,8 +84,9 @@ class LookingBack:
     heads: kind of record -> the heads, (layer, head) of the language model, from 0. `unified`: kinds whose answers are
         the same words where their pictures are alike; the heads learn to see that. What is alike may differ between
         kinds: then so should heads. With ":picture" after the kind, they learn to find what its pictures mark. `chat`:
-        kinds whose records know what is sought; the heads learn to find that in the picture, and with ":answer" after
-        the kind, to find the question's word for it from before the answer.
+        kinds whose records know what is sought; the heads learn to find that in the picture, with ":answer" after the
+        kind, to find the question's word for it from before the answer, and with ":frame3" to find it in the fourth
+        frame of a clip.
     weight: of the loss.
     """
 
@@ -123,7 +124,11 @@ class LookingBack:
                     f"looking_back watches the attention of whole layers, one document to a row: leave out {name}."
                 )
         read = sorted({kind_of(name) for name, weight in config.data.kinds.items() if weight > 0})
-        read += [f"{kind}{ANSWER if config.objective == 'chat' else PICTURE}" for kind in read]
+        if config.objective == "chat":
+            further = [ANSWER, *(f"{FRAME}{number}" for number in range(max(config.data.frames)))]
+        else:
+            further = [PICTURE]
+        read += [f"{kind}{what}" for what in further for kind in read]
         unread = [name for name in self.heads if name not in read]
         if unread:
             raise ValueError(

@@ -24,8 +24,8 @@ class Exchange:
     labels: all labels that come up, equally often whatever the question's words; empty where they are too many to list.
     chance: how often someone is right who has not seen the picture, and guesses. None where guessing makes no sense.
     accepted: other labels that are right too.
-    sought: the question's words for what it is about, and the things that this is, none where they are not there; None
-        where it is about no thing, or two. Other ways of asking may not have these words.
+    sought: the question's words for what it is about, and the things that this is, of a clip as it starts, none where
+        they are not there; None where it is about no thing, or two. Other ways of asking may not have these words.
     told: names of what question and answer give away, which later questions of a conversation must not ask about.
     facts: further truth, JSON-able.
     """

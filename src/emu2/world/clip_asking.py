@@ -12,6 +12,7 @@ from emu2.world.captions import NUMBERS, at, be, does, sentence
 from emu2.world.clips import EDGES, MOTIONS, WAYS, Clip
 from emu2.world.dice import Dice
 from emu2.world.films import clip_caption
+from emu2.world.scene import SceneObject
 from emu2.world.studio import Studio
 
 #: Short names of motions, for "What does the dog do?".
@@ -34,13 +35,18 @@ def _exchange(
     label: str,
     tell: Callable[[str], str],
     labels: Sequence[str] = (),
+    sought: tuple[str, Sequence[SceneObject]] | None = None,
 ) -> Exchange:
     chance = even(labels) if labels else None
-    return Exchange("video", asked, label, tell, labels=labels, chance=chance, facts={"about": about})
+    return Exchange("video", asked, label, tell, labels=labels, chance=chance, sought=sought, facts={"about": about})
 
 
 def _name(studio: Studio, clip: Clip, number: int) -> str:
     return studio.atlas[clip.objects[number].emoji].noun
+
+
+def _sought(studio: Studio, clip: Clip, number: int) -> tuple[str, Sequence[SceneObject]]:
+    return _name(studio, clip, number), (clip.objects[number],)
 
 
 def _do(noun: str) -> str:
@@ -51,14 +57,26 @@ def _do(noun: str) -> str:
 def which_way(studio: Studio, dice: Dice, clip: Clip, number: int = 0) -> Exchange:
     noun, way = _name(studio, clip, number), clip.motions[number].way
     asked = dice.pick((f"Which way {_do(noun)} the {noun} go?", f"In which direction {_do(noun)} the {noun} move?"))
-    return _exchange("direction", asked, way, lambda label: f"The {noun} {does(noun, 'go')} {label}.", tuple(WAYS))
+    return _exchange(
+        "direction",
+        asked,
+        way,
+        lambda label: f"The {noun} {does(noun, 'go')} {label}.",
+        tuple(WAYS),
+        _sought(studio, clip, number),
+    )
 
 
 def where_from(studio: Studio, dice: Dice, clip: Clip, number: int = 0) -> Exchange:
     noun, place = _name(studio, clip, number), clip.motions[number].places[0]
     asked = dice.pick((f"Where {be(noun)} the {noun} at the start?", f"Where {_do(noun)} the {noun} start?"))
     return _exchange(
-        "start", asked, place, lambda label: f"The {noun} {does(noun, 'start')} {at(label)}.", studio.style.places
+        "start",
+        asked,
+        place,
+        lambda label: f"The {noun} {does(noun, 'start')} {at(label)}.",
+        studio.style.places,
+        _sought(studio, clip, number),
     )
 
 
@@ -66,7 +84,12 @@ def where_to(studio: Studio, dice: Dice, clip: Clip, number: int = 0) -> Exchang
     noun, place = _name(studio, clip, number), clip.motions[number].places[1]
     asked = dice.pick((f"Where {be(noun)} the {noun} at the end?", f"Where {_do(noun)} the {noun} stop?"))
     return _exchange(
-        "end", asked, place, lambda label: f"The {noun} {does(noun, 'stop')} {at(label)}.", studio.style.places
+        "end",
+        asked,
+        place,
+        lambda label: f"The {noun} {does(noun, 'stop')} {at(label)}.",
+        studio.style.places,
+        _sought(studio, clip, number),
     )
 
 
@@ -109,7 +132,8 @@ def deed(studio: Studio, clip: Clip, number: int = 0) -> Exchange:
         return f"The {noun} {words}."
 
     label = DEEDS[clip.motions[number].kind]
-    return _exchange("deed", f"What {_do(noun)} the {noun} do?", label, tell, tuple(DEEDS[one] for one in MOTIONS))
+    labels = tuple(DEEDS[one] for one in MOTIONS)
+    return _exchange("deed", f"What {_do(noun)} the {noun} do?", label, tell, labels, _sought(studio, clip, number))
 
 
 def whether_way(studio: Studio, clip: Clip, stated: str, number: int = 0) -> Exchange:
@@ -122,6 +146,7 @@ def whether_way(studio: Studio, clip: Clip, stated: str, number: int = 0) -> Exc
         "yes" if stated == way else "no",
         lambda label: f"{label.capitalize()}, {it_does}.",
         ("yes", "no"),
+        _sought(studio, clip, number),
     )
 
 
@@ -134,6 +159,7 @@ def whether_moves(studio: Studio, clip: Clip, number: int = 0) -> Exchange:
         "yes" if clip.motions[number].moves else "no",
         lambda label: f"Yes, {moves}." if label == "yes" else f"No, {stays}.",
         ("yes", "no"),
+        _sought(studio, clip, number),
     )
 
 
@@ -146,7 +172,14 @@ def edge(studio: Studio, clip: Clip, number: int = 0) -> Exchange:
     else:
         asked = f"Over which edge {_do(noun)} the {noun} go out?"
         told, rest = f"The {noun} {does(noun, 'go')} out over the ", " edge"
-    return _exchange("edge", asked, motion.way, lambda label: f"{told}{label}{rest}.", tuple(EDGES))
+    return _exchange(
+        "edge",
+        asked,
+        motion.way,
+        lambda label: f"{told}{label}{rest}.",
+        tuple(EDGES),
+        _sought(studio, clip, number),
+    )
 
 
 def describe(studio: Studio, dice: Dice, clip: Clip) -> Exchange:
