@@ -56,6 +56,20 @@ def test_more_shots_only_add_demonstrations(kind, config):
     assert _facts(few)[length:] == _facts(many)[-len(_facts(few)[length:]) :]
 
 
+@pytest.mark.parametrize("kind", ["naming", "rule", "visual_prompt"])
+def test_without_rounds_the_order_tells_nothing(kind):
+    after: dict[bool, list[bool]] = {True: [], False: []}
+    for rounds in after:
+        world = World(replace(SIMPLE, rounds=rounds, shots=(8,), ways=(2,)))
+        for number in range(60):
+            shown = [item["answer"] for item in world[kind, number].truth["demonstrations"]]
+            choices = len(world[kind, number].truth["choices"])
+            for start in range(0, len(shown) - choices + 1, choices):
+                after[rounds].append(len(set(shown[start : start + choices])) == choices)
+    assert all(after[True])  # each word once in every round
+    assert 0.2 < sum(after[False]) / len(after[False]) < 0.6  # of two words in every other one, of four in a tenth
+
+
 # Rule ----------------------------------------------------------------------------------------------------------------
 
 

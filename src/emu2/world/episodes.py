@@ -7,7 +7,7 @@ for different k compare the same questions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -43,6 +43,18 @@ MAX_COUNT = 3
 def draw_shots(studio: Studio, key: str) -> int:
     """How many demonstrations; drawn apart from everything else, so that it changes nothing else."""
     return Dice(key, "shots").pick(studio.config.shots)
+
+
+def draw_order(studio: Studio, dice: Dice, choices: int, shots: int) -> Iterator[int]:
+    """Which of the choices each demonstration shows: each choice once in every round of as many demonstrations, or,
+    without `rounds`, any one at any time. Drawn one by one, so that what a demonstration draws comes in between."""
+    left: list[int] = []
+    for _ in range(shots):
+        if studio.config.rounds:
+            left = left or dice.shuffled(range(choices))
+            yield left.pop()
+        else:
+            yield dice.below(choices)
 
 
 def choice_of(words: Sequence[str]) -> str:
@@ -83,8 +95,9 @@ def naming(studio: Studio, dice: Dice, key: str) -> Record:
     """Family 1: made-up words stand for concepts, anew in every episode.
 
     The document opens with the words ("bako or limu?"), so that a reader without demonstrations knows the choices and
-    is right once in 2 (or 4) times. Every run of as many demonstrations as there are words holds each word once. In an
-    echo (`echoed`) all pictures of a word are one and the same: the easiest case of looking back for what is alike.
+    is right once in 2 (or 4) times. With `rounds` every run of as many demonstrations as there are words holds each
+    word once. In an echo (`echoed`) all pictures of a word are one and the same: the easiest case of looking back for
+    what is alike.
     """
     ways = dice.pick(studio.config.ways)
     concepts = studio.some(dice, ways)
@@ -100,10 +113,8 @@ def naming(studio: Studio, dice: Dice, key: str) -> Record:
     target = dice.below(ways)
     query = show(target)
     demonstrations: list[tuple[Scene, str]] = []
-    round_of_words: list[int] = []
-    for _ in range(draw_shots(studio, key)):
-        round_of_words = round_of_words or dice.shuffled(range(ways))
-        demonstrations.append(show(round_of_words.pop()))
+    for choice in draw_order(studio, dice, ways, draw_shots(studio, key)):
+        demonstrations.append(show(choice))
     truth = {
         "ways": ways,
         "label": words[target],

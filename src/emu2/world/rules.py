@@ -9,7 +9,7 @@ from emu2.data.records import Record
 from emu2.world.atlas import Emoji
 from emu2.world.compose import stand
 from emu2.world.dice import Dice
-from emu2.world.episodes import MADE_UP_WORDS, choice_of, draw_shots, episode
+from emu2.world.episodes import MADE_UP_WORDS, choice_of, draw_order, draw_shots, episode
 from emu2.world.scene import Background, Scene
 from emu2.world.studio import Studio
 
@@ -44,9 +44,9 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
     """Made-up words stand for the two values of one attribute of the pictures, anew in every episode.
 
     The pictures vary in background colour, count, side, size and kind of thing, each as often one way as the other and
-    each for itself; only one of these decides the word. Every two demonstrations show each word once. `truth["ideal"]`
-    says how right the best reader of the demonstrations is: 1, or 0 where they mislead, or 0.5 where they leave it open
-    (without any always), so that its mean is the most that a model can reach.
+    each for itself; only one of these decides the word. With `rounds` every two demonstrations show each word once.
+    `truth["ideal"]` says how right the best reader of the demonstrations is: 1, or 0 where they mislead, or 0.5 where
+    they leave it open (without any always), so that its mean is the most that a model can reach.
     """
     law = _draw_rule(studio, dice)
     words = dice.sample(MADE_UP_WORDS, 2)
@@ -60,10 +60,8 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
     target = dice.below(2)
     query = show(target)
     shown: list[tuple[Scene, str, dict[str, int]]] = []
-    round_of_words: list[int] = []
-    for _ in range(draw_shots(studio, key)):
-        round_of_words = round_of_words or dice.shuffled(range(2))
-        shown.append(show(round_of_words.pop()))
+    for side in draw_order(studio, dice, 2, draw_shots(studio, key)):
+        shown.append(show(side))
     truth = {
         "ways": 2,
         "label": words[target],

@@ -7,7 +7,7 @@ from itertools import permutations
 from emu2.data.records import Record
 from emu2.world.compose import draw_background, stand
 from emu2.world.dice import Dice
-from emu2.world.episodes import draw_shots, episode
+from emu2.world.episodes import draw_order, draw_shots, episode
 from emu2.world.scene import Background, Scene, SceneObject
 from emu2.world.studio import Studio
 
@@ -97,10 +97,8 @@ def visual_prompt(studio: Studio, dice: Dice, key: str) -> Record:
 
     query = show(dice.below(len(concepts)))
     demonstrations = []
-    round_of_targets: list[int] = []
-    for _ in range(draw_shots(studio, key)):
-        round_of_targets = round_of_targets or dice.shuffled(range(len(concepts)))
-        demonstrations.append(show(round_of_targets.pop()))
+    for target in draw_order(studio, dice, len(concepts), draw_shots(studio, key)):
+        demonstrations.append(show(target))
     truth = {
         "label": query[1].removesuffix("."),
         "choices": sorted(f"{concept.noun}." for concept in concepts),

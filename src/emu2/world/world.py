@@ -69,6 +69,9 @@ class WorldConfig:
         and what a frozen tower makes of them can be kept; `None` = drawn afresh every time.
     variants: whether skin tone, hair and gender variants stand in for the plain form of their concept.
     shots: numbers of demonstrations that episodes choose from. ways: numbers of words that naming episodes choose from.
+    rounds: whether every run of as many demonstrations as there are words shows each word once. Else any word comes at
+        any time, and the order tells nothing: who learns from rounds learns to count them, and says after one
+        demonstration that the next is another word.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often; all but
@@ -89,6 +92,7 @@ class WorldConfig:
     variants: bool = False
     shots: Sequence[int] = (0, 1, 2, 4, 8, 16)
     ways: Sequence[int] = (2, 4)
+    rounds: bool = True
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
     questions: Mapping[str, float] | Sequence[str] = USUAL_QUESTIONS
