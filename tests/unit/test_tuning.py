@@ -48,6 +48,20 @@ def test_the_form_of_a_path_is_recognised(files, recipe, given, kind, form):
     assert data.kinds == {kind: 1.0}
 
 
+@pytest.mark.parametrize("stage", sorted(recipes.names("nano")))
+def test_every_recipe_of_nano_reads_files_of_ones_own(stage, tmp_path, monkeypatch):
+    """What a recipe tells of its own kinds of records, it does not ask of others."""
+    config = recipes.recipe(stage, "nano")
+    kind = "text" if stage == "language" else "chat" if stage == "chat" else "pair"
+    own = with_data(config, [f'{kind}={{"format": "any", "path": "mine"}}'])
+    assert list(own.data.kinds) == [kind]
+    assert own.data.opening == {}
+    told = own.looking_back
+    assert (told is not None) == (stage == "chat")
+    if told is not None:
+        assert told.heads == config.looking_back.heads
+
+
 def test_several_sources_weigh_by_their_records(files):
     (files / "few.jsonl").write_text("\n".join((files / "talks.jsonl").read_text().splitlines()[:4]))
     config = tuned(with_data(recipes.recipe("chat"), ["talks.jsonl", "few.jsonl"]), epochs=2)

@@ -20,6 +20,8 @@ from emu2.world.chat import QUESTIONS
 _WORLD: dict[str, object] = {"style": "full", "max_pages": 4, "shots": [0, 1, 2, 4, 8]}
 #: Text that only what was said before makes likely.
 _LOOKED_BACK: dict[str, object] = {"told": 0.3, "echoed": 0.5}
+#: Kinds of questions about clips and their shares: many about one clip teach more than one about each of many.
+_OF_CLIPS = {"video": 0.35, "video_quiz": 0.65}
 #: Side of the pictures: what the vision tower reads and the decoders draw.
 _SIDE = 96
 
@@ -189,7 +191,8 @@ def chat() -> RunConfig:
     """Instruction tuning to answer, with more embeddings of a picture (36 instead of 16; the paper's 256 for 64).
 
     Heads are told where the thing stands that a question names, and where the question names it: without that "Is there
-    a dog?" was answered with "yes" throughout after fifty thousand conversations."""
+    a dog?" was answered with "yes" throughout after fifty thousand conversations. Of a clip other heads are told where
+    it stands in the first frame, in the last, and in two between; clips come first, alone."""
     return _run(
         "chat",
         objective="chat",
@@ -197,17 +200,30 @@ def chat() -> RunConfig:
         steps=8000,
         num_query=36,
         data=_data(
-            {"chat": 1.0},
+            {"chat": 0.5, "chat/clips": 0.5},
+            mode="one_kind",
             batch_size=32,
-            world={**_WORLD, "questions": list(QUESTIONS)},
-            frames=(4, 6, 8),
+            batch_sizes={"chat/clips": 16},
+            world={**_WORLD, "questions": [name for name in QUESTIONS if name not in _OF_CLIPS]},
+            worlds={"chat/clips": {"questions": _OF_CLIPS}},
+            opening={"chat/clips": 300},
+            frames=(8,),
             frame_choice="uniform",
             bucket=True,
         ),
         optim=OptimConfig(
             lr=5e-4, betas=(0.9, 0.98), warmup_steps=100, clip_norm=1.0, schedule="cosine", min_lr_ratio=0.0
         ),
-        looking_back=LookingBack(heads={"chat": ((1, 0), (2, 1)), "chat:answer": ((3, 1), (4, 3))}),
+        looking_back=LookingBack(
+            heads={
+                "chat": ((1, 0), (2, 1)),
+                "chat:answer": ((3, 1), (4, 3)),
+                "chat:frame0": ((1, 1), (2, 0)),
+                "chat:frame3": ((1, 2),),
+                "chat:frame5": ((2, 2),),
+                "chat:frame7": ((1, 3), (2, 3)),
+            }
+        ),
     )
 
 

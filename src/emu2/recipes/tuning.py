@@ -75,8 +75,21 @@ def with_data(config: RunConfig, given: Sequence[str]) -> RunConfig:
     sizes = {
         name: config.data.batch_sizes[kind_of(name)] for name in sources if kind_of(name) in config.data.batch_sizes
     }
-    data = replace(config.data, kinds=dict.fromkeys(sources, 1.0), sources=sources, batch_sizes=sizes, worlds={})
-    return replace(config, data=data)
+    read = {kind_of(name) for name in sources}
+    data = replace(
+        config.data,
+        kinds=dict.fromkeys(sources, 1.0),
+        sources=sources,
+        batch_sizes=sizes,
+        worlds={},
+        opening={},
+        image_firsts={kind: share for kind, share in config.data.image_firsts.items() if kind in read},
+    )
+    told = config.looking_back
+    if told is not None:
+        heads = {name: heads for name, heads in told.heads.items() if name.partition(":")[0] in read}
+        told = replace(told, heads=heads) if heads else None
+    return replace(config, data=data, looking_back=told)
 
 
 def tuned(config: RunConfig, *, epochs: float, lora: int | None = None, context: int | None = None) -> RunConfig:

@@ -95,7 +95,7 @@ def where_to(studio: Studio, dice: Dice, clip: Clip, number: int = 0) -> Exchang
 
 def who(studio: Studio, dice: Dice, clip: Clip, number: int = 0) -> Exchange:
     """Of a clip of two things, of which `number` moves. The question names both, so nobody has to know more than
-    which."""
+    which; what is sought is the one that is named last."""
     names = (_name(studio, clip, number), _name(studio, clip, 1 - number))
     first, second = dice.shuffled(names)
     return _exchange(
@@ -104,6 +104,7 @@ def who(studio: Studio, dice: Dice, clip: Clip, number: int = 0) -> Exchange:
         names[0],
         lambda label: f"The {label} {does(label, 'move')}.",
         (first, second),
+        _sought(studio, clip, number if second == names[0] else 1 - number),
     )
 
 

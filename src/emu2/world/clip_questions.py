@@ -12,8 +12,8 @@ from emu2.world.films import random_clip
 from emu2.world.motions import Role, shoot
 from emu2.world.studio import Studio
 
-#: Questions of a quiz.
-_QUIZ_TURNS = 8
+#: Questions of a quiz, and how often a thing of its clip moves.
+_QUIZ_TURNS, _MOVING = 8, 0.7
 
 
 def _cast(studio: Studio, dice: Dice, count: int) -> list[int]:
@@ -154,8 +154,13 @@ def video_quiz(studio: Studio, dice: Dice) -> tuple[Clip, list[Exchange]]:
     """Questions of few answers about one clip, each as if it were the only one; none comes twice."""
 
     def cast() -> list[Role]:
-        # half of what moves goes straight: most questions are about that
-        return [Role(one, dice.pick(("goes", dice.pick(MOTIONS)))) for one in _cast(studio, dice, 1 + dice.below(3))]
+        # Most questions are about what goes straight. Clips of what stays in place are found more easily than others, so
+        # that in the end about as much stays as moves.
+        moves = ("goes", "goes", dice.pick(tuple(motion for motion in MOTIONS if motion != "stays")))
+        return [
+            Role(one, dice.pick(moves) if dice.chance(_MOVING) else "stays")
+            for one in _cast(studio, dice, 1 + dice.below(3))
+        ]
 
     clip = shoot(studio, dice, cast)
     found = dice.shuffled(list(_all_about(studio, dice, clip)))
