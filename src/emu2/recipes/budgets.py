@@ -134,10 +134,11 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         "steps=2000",
         "num_query=16",
         "data.batch_size=16",
+        'data.batch_sizes={"chat/clips": 8}',
         *_FEW,
         # Ten questions about one picture teach more of yes, no and numbers than ten pictures with one each.
         'data.world={"style": "corners", "questions": {"quiz": 0.26, "yes_no": 0.08, "count": 0.08, "what": 0.16, '
-        '"where": 0.07, "colour": 0.02, "group": 0.06, "referring": 0.07, "video": 0.06, "video_quiz": 0.13, '
+        '"where": 0.07, "colour": 0.02, "group": 0.06, "referring": 0.07, '
         '"multi_turn": 0.04, "describe": 0.01, "choice": 0.01}}',
         "optim.lr=8e-4",
         "optim.warmup_steps=40",

@@ -154,8 +154,8 @@ def video_quiz(studio: Studio, dice: Dice) -> tuple[Clip, list[Exchange]]:
     """Questions of few answers about one clip, each as if it were the only one; none comes twice."""
 
     def cast() -> list[Role]:
-        # Most questions are about what goes straight. Clips of what stays in place are found more easily than others, so
-        # that in the end about as much stays as moves.
+        # Most questions are about what goes straight. Clips of what stays in place are found more easily than others:
+        # in the end about as much stays as moves.
         moves = ("goes", "goes", dice.pick(tuple(motion for motion in MOTIONS if motion != "stays")))
         return [
             Role(one, dice.pick(moves) if dice.chance(_MOVING) else "stays")
