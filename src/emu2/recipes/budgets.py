@@ -90,7 +90,7 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         # in what form. Naming takes most, and comes first: with `looking_back` a base model found the right word after
         # 150 batches of 16 of nothing else, and kept that in a mixture like this; in a mixture that told heads about
         # rules too it had not after 390. In rounds the last word of each can be counted out: without them, and with
-        # some episodes of few demonstrations, one demonstration told two names apart (78 % instead of 55). Red circles
+        # some episodes of few demonstrations, one demonstration told two names apart (68 % instead of 57). Red circles
         # come next: the head that is told to find them had not done so after 190 batches in a mixture, and had after
         # 200 of nothing else.
         'data.opening={"naming": 400, "visual_prompt/all": 250}',
