@@ -230,6 +230,7 @@ def test_variants_come_up_when_asked_for():
         ({"shots": (100,)}, "shots must be numbers from 0 to 64"),
         ({"ways": (1,)}, "ways must be numbers from 2 to 8"),
         ({"max_pages": 1}, "max_pages must be from 2 to 8"),
+        ({"rounds": "no"}, "rounds must be true or false; got 'no'"),
         ({"concepts": 3}, "need 4 different concepts"),
     ],
 )

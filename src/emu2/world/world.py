@@ -123,6 +123,8 @@ class WorldConfig:
         check(bool(self.ways) and all(2 <= n <= 8 for n in self.ways), "ways", "numbers from 2 to 8")
         check(2 <= self.max_pages <= 8, "max_pages", "from 2 to 8")
         check(bool(self.frames) and all(2 <= n <= 64 for n in self.frames), "frames", "numbers from 2 to 64")
+        for name in ("rounds", "variants"):
+            check(isinstance(getattr(self, name), bool), name, "true or false")
         for name in ("told", "echoed"):
             check(0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")
 
