@@ -202,7 +202,7 @@ def test_questions_about_a_clip_look_into_each_frame():
     batch = objective.collate([sample], ["way"])
     assert batch.counts["looking_back"] == 3  # of the frames that heads are told about, and the answer
     assert objective.terms(batch)["looking_back"].item() > 0
-    with pytest.raises(ValueError, match=r"looking_back.heads names 'chat:frame3', which this run does not read"):
+    with pytest.raises(ValueError, match=r"names 'chat:frame3', which this run does not read; .*looking_back=null"):
         LookingBack(heads={"chat:frame3": ((0, 0),)}).check(config)
 
 

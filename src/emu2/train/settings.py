@@ -132,5 +132,6 @@ class LookingBack:
         unread = [name for name in self.heads if name not in read]
         if unread:
             raise ValueError(
-                f"looking_back.heads names {unread[0]!r}, which this run does not read; it reads {', '.join(read)}."
+                f"looking_back.heads names {unread[0]!r}, which this run does not read; it reads {', '.join(read)}. "
+                "Leave those heads out, or all with looking_back=null."
             )
