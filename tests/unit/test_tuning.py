@@ -49,7 +49,7 @@ def test_the_form_of_a_path_is_recognised(files, recipe, given, kind, form):
 
 
 @pytest.mark.parametrize("stage", sorted(recipes.names("nano")))
-def test_every_recipe_of_nano_reads_files_of_ones_own(stage, tmp_path, monkeypatch):
+def test_every_recipe_of_nano_reads_files_of_ones_own(stage):
     """What a recipe tells of its own kinds of records, it does not ask of others."""
     config = recipes.recipe(stage, "nano")
     kind = "text" if stage == "language" else "chat" if stage == "chat" else "pair"

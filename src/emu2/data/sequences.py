@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 
 from emu2 import tokens
-from emu2.data.records import Record, Sought
+from emu2.data.records import Record
 from emu2.data.settings import ANSWER, FRAME, PICTURE
 from emu2.processing.prompts import ChatPart, chat_parts
 
@@ -137,28 +137,13 @@ class SequenceBuilder:
 
     def _at_what_is_marked(self, record: Record, spans: Seq[tuple[int, int]]) -> tuple[Look, ...]:
         """In an episode `[/IMG]` looks at those embeddings of its picture that lie in the boxes of what is sought."""
+        side = math.isqrt(self.processor.num_query)
         stills = [span for part, span in zip(record.segments, spans, strict=True) if isinstance(part, Image.Image)]
         return tuple(
-            Look(end - 1, tuple(range(start + 1, end - 1)), tuple(self._covered(sought)))
+            Look(end - 1, tuple(range(start + 1, end - 1)), tuple(covered(sought.boxes, side)))
             for (start, end), sought in zip(stills, record.sought, strict=False)
             if sought is not None and sought.boxes
         )
-
-    def _covered(self, sought: Sought) -> list[bool]:
-        """Which embeddings of a still lie in the boxes."""
-        return covered(sought.boxes, math.isqrt(self.processor.num_query))
-
-    def _showing(self, sought: Sought, frame: int) -> list[bool]:
-        """Which positions of a clip show what is sought in one of its frames: of each frame `[IMG]` and embeddings.
-        Where it is not there, the frame's `[IMG]` stands for it."""
-        embeddings = self.processor.num_video_query
-        there = covered(sought.moments[frame], math.isqrt(embeddings))
-        elsewhere = [False] * (embeddings + 1)
-        return [
-            shows
-            for number in range(len(sought.moments))
-            for shows in ([not any(there), *there] if number == frame else elsewhere)
-        ]
 
     def chunk(self, record: Record, chance: random.Random) -> Sequence:
         """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.
@@ -234,12 +219,13 @@ class SequenceBuilder:
             if named is None:
                 continue
             if sequence.frames:
-                shown = {f"{record.kind}{FRAME}{i}": self._showing(sought, i) for i in range(len(sought.moments))}
+                shown = {f"{record.kind}{FRAME}{number}": boxes for number, boxes in enumerate(sought.moments)}
             else:
-                there = self._covered(sought)
-                shown = {record.kind: [not any(there), *there]}
-            for name, wanted in shown.items():
-                looks.setdefault(name, []).append(Look(named, keys, tuple(wanted)))
+                shown = {record.kind: sought.boxes}
+            for first, (name, boxes) in zip(starts, shown.items(), strict=False):
+                cells = covered(boxes, math.isqrt(each))
+                wanted = {first + 1 + cell for cell, there in enumerate(cells) if there} or {first}
+                looks.setdefault(name, []).append(Look(named, keys, tuple(key in wanted for key in keys)))
             asked = tuple(range(start, end))
             answer = Look(end - 1, asked, tuple(t == named for t in asked))
             looks.setdefault(f"{record.kind}{ANSWER}", []).append(answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ from emu2.world import closed_questions, pointing, questions, reading
 from emu2.world.asking import FORMS, Exchange, PictureQuestion, View
 from emu2.world.captions import at
 from emu2.world.clip_questions import video, video_quiz
-from emu2.world.clips import Clip, visible_box
+from emu2.world.clips import Clip
 from emu2.world.dice import Dice
 from emu2.world.grounded import boxes_of
-from emu2.world.scene import Scene, SceneObject
+from emu2.world.scene import Scene
 from emu2.world.studio import Studio
 
 if TYPE_CHECKING:
@@ -177,9 +177,9 @@ def _record(
 
     form = _form_of(exchanges, form)
     if isinstance(seen, Scene):
-        shown, truth = studio.render(seen), {"scene": studio.facts(seen)}
+        what, shown, true = "scene", studio.render(seen), studio.facts(seen)
     else:
-        shown, truth = studio.film(seen), {"clip": studio.clip_facts(seen)}
+        what, shown, true = "clip", studio.film(seen), studio.clip_facts(seen)
     turns: list[tuple[str, tuple[Segment, ...]]] = [
         ("system", (SYSTEM_CONCISE if form == "short" else SYSTEM_DETAILED,))
     ]
@@ -187,29 +187,22 @@ def _record(
         asked = _hinted(exchange, form, dice) if hinted else exchange.asked
         turns.append(("user", (asked,) if number else (shown, asked)))
         turns.append(("assistant", (exchange.answer(form),)))
-    sought = tuple(_sought(studio, seen, each) for each in exchanges)
-    return Record.conversation(
-        "chat", tuple(turns), key, {**exchanges[-1].truth(form), **truth, **(facts or {})}, sought
-    )
+    sought = tuple(_sought(studio, seen, true, each) for each in exchanges)
+    truth = {**exchanges[-1].truth(form), what: true, **(facts or {})}
+    return Record.conversation("chat", tuple(turns), key, truth, sought)
 
 
-def _sought(studio: Studio, seen: Scene | Clip, exchange: Exchange) -> Sought | None:
+def _sought(studio: Studio, seen: Scene | Clip, facts: Mapping[str, Any], exchange: Exchange) -> Sought | None:
+    """`facts`: what is true of what is seen."""
     if exchange.sought is None or exchange.sought[0] not in exchange.asked:
         return None
     words, items = exchange.sought
     if isinstance(seen, Scene):
         return Sought(words, tuple(boxes_of(studio, items)))
-    return Sought(words, moments=tuple(_moments(studio, seen, items)))
-
-
-def _moments(studio: Studio, clip: Clip, items: Sequence[SceneObject]) -> Iterator[tuple[Box, ...]]:
-    """The boxes of some of a clip's objects in each of its frames, of those that can be seen there."""
-    side = studio.config.image_size
-    numbers = [clip.objects.index(item) for item in items]
-    for frame in range(clip.frames):
-        objects = clip.scene_at(frame).objects
-        seen = [visible_box(objects[number], side, studio.atlas) for number in numbers]
-        yield tuple(Box((box[0], box[1], box[2], box[3]), size=(side, side)) for box in seen if box)
+    paths = [facts["objects"][seen.objects.index(item)]["boxes"] for item in items]
+    size = (facts["image_size"], facts["image_size"])
+    moments = (tuple(Box(tuple(box), size=size) for box in frame if box) for frame in zip(*paths, strict=True))
+    return Sought(words, moments=tuple(moments))
 
 
 def _hinted(exchange: Exchange, form: str, dice: Dice) -> str:

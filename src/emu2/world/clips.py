@@ -162,7 +162,7 @@ class Clip:
                         "places": list(motion.places),
                     },
                     "centres": [[scene.objects[number].x, scene.objects[number].y] for scene in scenes],
-                    "boxes": [visible_box(scene.objects[number], size, atlas) for scene in scenes],
+                    "boxes": [_box(scene.objects[number], size, atlas) for scene in scenes],
                 }
                 for number, (item, motion) in enumerate(zip(self.objects, self.motions, strict=True))
             ],
@@ -196,7 +196,6 @@ def _is_inside(item: SceneObject, atlas: Atlas) -> bool:
     )
 
 
-def visible_box(item: SceneObject, size: int, atlas: Atlas) -> list[int] | None:
-    """What can be seen of an object in a picture of `size` pixels: left, top, right, bottom; `None` where nothing."""
+def _box(item: SceneObject, size: int, atlas: Atlas) -> list[int] | None:
     left, top, right, bottom = item.box(size, atlas)
     return [left, top, right, bottom] if left < right and top < bottom else None

@@ -45,11 +45,11 @@ def draw_shots(studio: Studio, key: str) -> int:
     return Dice(key, "shots").pick(studio.config.shots)
 
 
-def draw_order(studio: Studio, dice: Dice, choices: int, shots: int) -> Iterator[int]:
+def draw_order(studio: Studio, dice: Dice, key: str, choices: int) -> Iterator[int]:
     """Which of the choices each demonstration shows: each choice once in every round of as many demonstrations, or,
     without `rounds`, any one at any time. Drawn one by one, so that what a demonstration draws comes in between."""
     left: list[int] = []
-    for _ in range(shots):
+    for _ in range(draw_shots(studio, key)):
         if studio.config.rounds:
             left = left or dice.shuffled(range(choices))
             yield left.pop()
@@ -112,9 +112,7 @@ def naming(studio: Studio, dice: Dice, key: str) -> Record:
 
     target = dice.below(ways)
     query = show(target)
-    demonstrations: list[tuple[Scene, str]] = []
-    for choice in draw_order(studio, dice, ways, draw_shots(studio, key)):
-        demonstrations.append(show(choice))
+    demonstrations = [show(choice) for choice in draw_order(studio, dice, key, ways)]
     truth = {
         "ways": ways,
         "label": words[target],

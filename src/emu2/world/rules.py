@@ -9,7 +9,7 @@ from emu2.data.records import Record
 from emu2.world.atlas import Emoji
 from emu2.world.compose import stand
 from emu2.world.dice import Dice
-from emu2.world.episodes import MADE_UP_WORDS, choice_of, draw_order, draw_shots, episode
+from emu2.world.episodes import MADE_UP_WORDS, choice_of, draw_order, episode
 from emu2.world.scene import Background, Scene
 from emu2.world.studio import Studio
 
@@ -59,9 +59,7 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
 
     target = dice.below(2)
     query = show(target)
-    shown: list[tuple[Scene, str, dict[str, int]]] = []
-    for side in draw_order(studio, dice, 2, draw_shots(studio, key)):
-        shown.append(show(side))
+    shown = [show(side) for side in draw_order(studio, dice, key, 2)]
     truth = {
         "ways": 2,
         "label": words[target],

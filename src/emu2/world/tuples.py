@@ -96,9 +96,7 @@ def visual_prompt(studio: Studio, dice: Dice, key: str) -> Record:
         return studio.until_allowed(draw), f"{concepts[target].noun}."
 
     query = show(dice.below(len(concepts)))
-    demonstrations = []
-    for target in draw_order(studio, dice, len(concepts), draw_shots(studio, key)):
-        demonstrations.append(show(target))
+    demonstrations = [show(target) for target in draw_order(studio, dice, key, len(concepts))]
     truth = {
         "label": query[1].removesuffix("."),
         "choices": sorted(f"{concept.noun}." for concept in concepts),
