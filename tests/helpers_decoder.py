@@ -147,9 +147,11 @@ def tiny_unet(embedding_dim: int = 32) -> UNet2DConditionModel:
     return UNet2DConditionModel.from_config({**unet_config("debug"), **small}).eval()
 
 
-def tiny_video_unet(embedding_dim: int = 32) -> UNet3DConditionModel:
+def tiny_video_unet(embedding_dim: int = 32, *, placed: bool = False) -> UNet3DConditionModel:
+    """`placed`: it is given embeddings at their places."""
     torch.manual_seed(3)
-    small = {"sample_size": 4, "in_channels": 4, "out_channels": 4, "block_out_channels": [16, 32]}
+    channels = 4 + embedding_dim if placed else 4
+    small = {"sample_size": 4, "in_channels": channels, "out_channels": 4, "block_out_channels": [16, 32]}
     small.update({"norm_num_groups": 8, "attention_head_dim": 8})
     return UNet3DConditionModel.from_config(
         {**video_unet_config("debug"), **small, "cross_attention_dim": embedding_dim}

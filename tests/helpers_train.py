@@ -109,8 +109,11 @@ def tokenizer():
     return train_tokenizer([pair(i).segments[1] for i in range(64)], 320, chat=True)
 
 
-def tiny_whole(seed: int = 0) -> Whole:
-    """Vision 16 wide on 16-pixel pictures, 4 embeddings each; LLaMA 24 wide; VAE and U-Net of debug forms, shrunk."""
+def tiny_whole(seed: int = 0, *, placed: bool = False) -> Whole:
+    """Vision 16 wide on 16-pixel pictures, 4 embeddings each; LLaMA 24 wide; VAE and U-Net of debug forms, shrunk.
+
+    placed: the video U-Net is given embeddings at their places.
+    """
     words = tokenizer()
     ids = {token: words.convert_tokens_to_ids(token) for token in tokens.BASE_SPECIAL_TOKENS[:5]}
     config = Emu2Config(
@@ -162,7 +165,7 @@ def tiny_whole(seed: int = 0) -> Whole:
     video_unet = {
         **video_unet_config("debug"),
         "sample_size": SIDE // 4,
-        "in_channels": 4,
+        "in_channels": 4 + 16 if placed else 4,
         "out_channels": 4,
         "block_out_channels": [8, 16],
         "attention_head_dim": 4,

@@ -28,6 +28,7 @@ runner = CliRunner()
 _SHORT = [
     *("steps=2", "data.batch_size=2", "data.batch_sizes={}", "log_every=1", "save_every=0", "validate_every=0"),
     *("unified.steps=8", "unified.save_every=2", "decoder.data.pool=2", "video_decoder.data.frames=[2]"),
+    *("video_decoder.diffusion.keyframes=1", "gen.data.frames=[2]"),
     *("chat.data.frames=[2]", "autoencoder.validate_every=1", "autoencoder.validate_batches=1"),
 ]
 

@@ -164,6 +164,24 @@ def test_roll_out_cached_equals_recomputed_and_batched_equals_single(tiny_model,
         torch.testing.assert_close(cached[row : row + 1], alone, atol=1e-5, rtol=1e-4)
 
 
+def test_frames_cached_equal_recomputed_and_batched_equal_single(tiny_model):
+    inputs = batch()
+    cached = tiny_model.generate_clip(**inputs, num_frames=3, num_query=4)
+    assert cached.shape == (2, 3, 4, 32)
+    recomputed = tiny_model.generate_clip(**inputs, num_frames=3, num_query=4, use_cache=False)
+    torch.testing.assert_close(cached, recomputed, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cached[:, 0], tiny_model.generate_visual(**inputs, num_query=4), atol=1e-5, rtol=1e-4)
+    for row in range(2):
+        alone = tiny_model.generate_clip(**single(inputs, row), num_frames=3, num_query=4)
+        torch.testing.assert_close(cached[row : row + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+    with pytest.raises(ValueError, match="num_frames must be at least 1; got 0"):
+        tiny_model.generate_clip(**inputs, num_frames=0)
+    with pytest.raises(ValueError, match=r"a picture takes 357 more positions"):
+        tiny_model.generate_clip(**inputs, num_frames=60, num_query=4)
+
+
 def test_roll_out_appends_img_only_where_no_row_has_it(tiny_model):
     bare = torch.tensor([[1, 5, 6], [1, 7, 8]])
     ended = torch.cat([bare, torch.full((2, 1), IMG)], dim=1)

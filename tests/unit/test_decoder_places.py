@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emu2.decoder.conditioning import coordinate_channels, with_places
+from emu2.decoder.conditioning import between_keyframes, coordinate_channels, with_places
 
 
 def test_every_place_is_told_apart_and_channels_are_of_unit_size():
@@ -65,3 +65,33 @@ def test_embeddings_that_form_no_square_are_refused():
 def test_other_counts_are_refused(count):
     with pytest.raises(ValueError, match=f"Coordinates come in fours .* got {count} channels"):
         coordinate_channels(count, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("frames", "keyframes", "expected"),
+    [
+        (8, 5, [0, 0.5, 1, 1.5, 2, 3, 3.5, 4]),
+        (6, 2, [0, 0, 1 / 3, 2 / 3, 1, 1]),
+        (4, 4, [0, 1, 2, 3]),
+        (3, 1, [0, 0, 0]),
+    ],
+)
+def test_a_frame_between_two_keyframes_is_a_mixture_of_both(frames, keyframes, expected):
+    embeddings = torch.arange(float(keyframes)).view(1, keyframes, 1, 1).expand(2, keyframes, 4, 3)
+    between = between_keyframes(embeddings, frames)
+    assert between.shape == (2, frames, 4, 3)
+    torch.testing.assert_close(between[1, :, 2, 1], torch.tensor(expected, dtype=torch.float32))
+
+
+def test_keyframes_are_placed_frame_by_frame():
+    latents, embeddings = torch.randn(2, 4, 3, 8, 8), torch.randn(2, 3, 16, 32)
+    widened = with_places(latents, embeddings, 4 + 8 + 32)
+    for frame in range(3):
+        assert torch.equal(widened[:, :, frame], with_places(latents[:, :, frame], embeddings[:, frame], 4 + 8 + 32))
+
+
+def test_more_keyframes_than_frames_or_than_a_unet_tells_apart_are_refused():
+    with pytest.raises(ValueError, match="A clip of 3 frames has at most 3 keyframes; got embeddings of 4"):
+        between_keyframes(torch.zeros(1, 4, 16, 32), 3)
+    with pytest.raises(ValueError, match=r"cannot tell the order of 2 keyframes\. Give it one, or .* 32 channels more"):
+        with_places(torch.zeros(1, 4, 3, 8, 8), torch.zeros(1, 2, 16, 32), 4)

@@ -7,7 +7,7 @@ import torch
 from helpers_decoder import euler, picture, quiet, tiny_encoder, tiny_vae, tiny_video_unet
 from PIL import Image
 
-from emu2 import Emu2VideoPipeline
+from emu2 import Emu2VideoPipeline, Video
 from emu2.decoder.export import export_to_gif, export_to_mp4
 
 SHORT = {"num_inference_steps": 2, "num_frames": 3}
@@ -16,6 +16,12 @@ SHORT = {"num_inference_steps": 2, "num_frames": 3}
 @pytest.fixture(scope="module")
 def pipe():
     return quiet(Emu2VideoPipeline(*tiny_encoder(), tiny_video_unet(), tiny_vae(), euler()))
+
+
+@pytest.fixture(scope="module")
+def keyed():
+    """One that takes keyframes: its U-Net is given embeddings at their places."""
+    return quiet(Emu2VideoPipeline(*tiny_encoder(), tiny_video_unet(placed=True), tiny_vae(), euler()))
 
 
 def seeded(*seeds: int):
@@ -54,6 +60,44 @@ def test_batched_equals_single_and_clips_of_a_prompt_follow_each_other(pipe):
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
 
 
+def test_keyframes_are_written_one_after_the_other(keyed):
+    options = {"generator": seeded(0), "output_type": "latent", "guidance_scale": 1, **SHORT}
+    embeds, null = keyed.encode_prompt([["a cat"], [picture()]], num_keyframes=2)
+    assert embeds.shape == null.shape == (2, 2, *embeds.shape[2:])
+    inputs = keyed.processor([["a cat", "[VIDEO]"]], draw=True, return_tensors="pt")
+    written = keyed.multimodal_encoder.generate_clip(**inputs, num_frames=2)
+    torch.testing.assert_close(embeds[:1], written, rtol=1e-4, atol=1e-4)
+    assert torch.equal(embeds[1, 0], embeds[1, 1])  # one picture stands for all keyframes
+    made = keyed("a cat", num_keyframes=2, **options).frames
+    options["generator"] = seeded(0)
+    torch.testing.assert_close(keyed(prompt_embeds=embeds[:1], **options).frames, made, rtol=1e-3, atol=1e-3)
+
+
+def test_a_clip_alone_is_made_again_from_its_own_frames(keyed):
+    frames = [Image.new("RGB", (16, 16), (80 * n, 0, 0)) for n in range(3)]
+    embeds, null = keyed.encode_prompt(Video(frames), num_keyframes=3)
+    pixels = keyed.processor.image_processor(frames, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        torch.testing.assert_close(embeds[0], keyed.multimodal_encoder.encode_image(pixels))
+        nothing = keyed.multimodal_encoder.encode_image(torch.zeros_like(pixels))
+    torch.testing.assert_close(null[0], nothing)
+    assert len(keyed(Video(frames), num_keyframes=3, **SHORT).frames[0]) == 3
+
+
+def test_one_keyframe_is_one_picture(keyed):
+    embeds = keyed.encode_prompt("a cat", do_classifier_free_guidance=False)[0]
+    options = {"guidance_scale": 1, "output_type": "latent", **SHORT}
+    one = keyed(prompt_embeds=embeds, generator=seeded(0), **options).frames
+    assert torch.equal(keyed(prompt_embeds=embeds[:, None], generator=seeded(0), **options).frames, one)
+
+
+def test_a_unet_without_places_refuses_keyframes(pipe):
+    with pytest.raises(ValueError, match=r"it cannot tell the order of 2 keyframes"):
+        pipe("a cat", num_keyframes=2, **SHORT)
+    with pytest.raises(ValueError, match=r"or \[prompts, keyframes, embeddings, 32\]; got \[1, 4, 16\]"):
+        pipe(prompt_embeds=torch.zeros(1, 4, 16), **SHORT)
+
+
 def test_decoding_frame_by_frame_changes_nothing(pipe):
     latents = torch.randn(2, 4, 3, 4, 4, generator=seeded(0))
     whole = pipe.decode_clips(latents, chunk_size=6)
@@ -75,6 +119,8 @@ def test_negative_prompts_and_guidance_matter(pipe):
     ("arguments", "said"),
     [
         ({"num_frames": 0}, "num_frames must be a whole number of at least 1; got 0"),
+        ({"num_keyframes": 0}, "num_keyframes must be a whole number of at least 1; got 0"),
+        ({"num_keyframes": 4}, "A clip of 3 frames has at most 3 keyframes; got num_keyframes=4"),
         ({"decode_chunk_size": 0}, "decode_chunk_size must be a whole number of at least 1; got 0"),
         ({"height": 18}, "height must be a positive multiple of 4"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1"),

@@ -21,14 +21,14 @@ from helpers_train import (
 )
 from PIL import Image
 
-from emu2 import Video, tokens
+from emu2 import tokens
 from emu2.data.loader import Samples
 from emu2.data.records import Record
+from emu2.data.sequences import IGNORE
 from emu2.processing.grounding import Box
 from emu2.train.config import GenerationConfig, OptimConfig, with_overrides
 from emu2.train.fitting import fit_whole
 from emu2.train.generation import object_picture, varied
-from emu2.train.metrics import read_log
 from emu2.train.objectives import objective_class
 from emu2.train.optim import schedule_factor
 from emu2.train.whole import Whole
@@ -131,6 +131,20 @@ def test_what_each_objective_shows():
     assert shown["gen/0/drawn"].size == shown["gen/0/target"].size == (SIDE, SIDE)
 
 
+def test_gen_learns_what_a_caption_belongs_to():
+    objective = _objective("gen")
+    for record, slot in ((pair(0), tokens.IMAGE_SLOT), (clip(0), tokens.FRAME_SLOT)):
+        sample = objective.sample(record, random.Random(0))
+        words = record.segments[1]
+        assert _read(objective, sample).startswith(f"<s>{words}") or words in _read(objective, sample)
+        slots = objective.whole.processor.tokenizer.convert_tokens_to_ids(slot)
+        shown = [t for t, token in enumerate(sample.input_ids) if token == slots]
+        assert [t for t, label in enumerate(sample.labels) if label != IGNORE] == shown
+    batch = objective.collate([sample], ["k"])
+    assert float(objective.terms(batch)["visual"]) > 0
+    assert objective.preview(batch) == {}
+
+
 # Generation: what is left out and changed at random
 
 
@@ -209,64 +223,7 @@ def test_wrong_settings_are_refused_by_name(setting, message):
         with_overrides(run_config("caption"), [setting])
 
 
-# The video decoder
-
-
-def test_temporal_parts_move_first_then_everything(tmp_path):
-    whole = tiny_whole()
-    config = run_config("video_decoder", ema_decay=None)
-    config = replace(config, optim=replace(config.optim, part_start={"video_unet": 3}))
-    before = weights(whole)
-    trainer(config, tmp_path, whole=whole).run(until=3)
-    moved = {name for name, value in weights(whole).items() if not torch.equal(value, before[name])}
-    assert moved
-    assert all("temp_" in name or "transformer_in" in name for name in moved)
-    trainer(config, tmp_path, whole=whole).run(resume=True)
-    moved = {name for name, value in weights(whole).items() if not torch.equal(value, before[name])}
-    assert "video_unet.conv_in.weight" in moved
-    lines = read_log(tmp_path / "log.jsonl")
-    assert [line["optim/lr_video_unet"] > 0 for line in lines] == [False] * 3 + [True] * 3
-    loaded = Whole.load(tmp_path / "model")
-    assert torch.equal(loaded.video_unet.conv_in.weight, whole.video_unet.conv_in.weight)
-    pipe = loaded.video_pipeline()
-    pipe.set_progress_bar_config(disable=True)
-    frames = pipe("red left", num_frames=2, num_inference_steps=1, generator=torch.Generator().manual_seed(0)).frames
-    assert len(frames[0]) == 2
-    assert frames[0][0].size == (SIDE, SIDE)
-
-
-def test_a_clip_is_made_from_its_middle_frame():
-    objective = _objective("video_decoder")
-    wide = Video([frame.resize((2 * SIDE, SIDE)) for frame in clip(0, frames=9).segments[0]])
-    sample = objective.sample(Record("video_pair", ("words", wide), "w"), random.Random(0))
-    assert len(sample.frames) == 3
-    assert all(frame.size == (SIDE, SIDE) for frame in sample.frames)
-    middle = wide[4].crop((SIDE // 2, 0, SIDE // 2 + SIDE, SIDE))
-    assert sample.shown.tobytes() == middle.tobytes()
-    embeddings, moments = objective.frozen([sample])
-    with torch.no_grad():
-        expected = objective.whole.model.encode_image(objective._pixels(middle)[None])
-    torch.testing.assert_close(embeddings, expected)
-    assert moments.shape == (1, 8, 3, SIDE // 4, SIDE // 4)
-    batch = objective.collate([sample, sample], ["a", "b"])
-    batch.seeds = [1, 2]
-    assert float(objective.terms(batch)["diffusion"]) > 0
-    assert objective.preview(batch)["video_decoder"].size == (3 * SIDE, 4 * SIDE)
-
-
-def test_what_is_no_clip_for_the_video_decoder_is_refused():
-    objective = _objective("video_decoder")
-    with pytest.raises(ValueError, match=r"'pair-0' .pair. has no clip"):
-        objective.sample(pair(0), random.Random(0))
-    small = Video([Image.new("RGB", (12, 7))] * 3)
-    with pytest.raises(ValueError, match=r"'s' shows 12x7 pixels, and a decoder of 16 pixels learns from sides of 8"):
-        objective.sample(Record("video_pair", (small,), "s"), random.Random(0))
-    with pytest.raises(ValueError, match=r"reads one number of frames.*data.frames is .2, 3."):
-        _objective("video_decoder", frames=(2, 3))
-    whole = tiny_whole()
-    whole.video_unet = None
-    with pytest.raises(ValueError, match="'video_decoder' needs a video_unet, which this model does not have"):
-        _objective("video_decoder", whole)
+# Decoders
 
 
 def test_the_decoder_enlarges_pictures_down_to_half_its_own_size():

@@ -20,6 +20,7 @@ from emu2 import tokens
 from emu2.data.records import Record
 from emu2.data.settings import ANSWER, FRAME, PICTURE
 from emu2.processing.prompts import ChatPart, chat_parts
+from emu2.processing.video import Video
 
 if TYPE_CHECKING:
     from emu2.processing.grounding import Box
@@ -100,11 +101,12 @@ class SequenceBuilder:
         Args:
             targets: "text": text tokens only, never a picture or the tokens around it (stage 1 of the paper).
                 "all": text, `[IMG]`, and every visual embedding (stage 2). With `record.answer_from`, only segments
-                from there on are targets. "last picture": the embeddings of the last segment, nothing else (Emu2-Gen).
+                from there on are targets. "last picture": the embeddings of the last segment, of a clip those of its
+                frames, nothing else (Emu2-Gen).
 
         Raises:
-            ValueError: the sequence is longer than `max_length`, has no target at all, or does not end in a picture
-                that is to be learned.
+            ValueError: the sequence is longer than `max_length`, has no target at all, or does not end in a picture or
+                clip that is to be learned.
         """
         encoded = self.processor.encode(list(record.segments), add_bos=True, add_eos=True)
         ids = list(encoded.input_ids)
@@ -115,10 +117,10 @@ class SequenceBuilder:
             )
         labels = [IGNORE] * len(ids)
         if targets == "last picture":
-            if not isinstance(record.segments[-1], Image.Image):
+            if not isinstance(record.segments[-1], (Image.Image, Video)):
                 raise ValueError(
-                    f"Record {record.key!r} ({record.kind}) must end in the picture to be learned; it ends in a "
-                    f"{type(record.segments[-1]).__name__}."
+                    f"Record {record.key!r} ({record.kind}) must end in the picture or clip to be learned; it ends in "
+                    f"a {type(record.segments[-1]).__name__}."
                 )
             start, end = encoded.spans[-1]
             wanted = [t for t in range(start, end) if ids[t] in self.slot_ids]

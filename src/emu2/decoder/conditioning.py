@@ -1,6 +1,6 @@
 """What the image decoder's U-Net reads beside the visual embeddings: their mean, and the picture's sizes.
 
-    B  rows        N  embeddings per picture        D  their width
+    B  rows        N  embeddings per picture        D  their width        F  frames        K  keyframes
 
 Used alike by the pipeline and by training. Source: published file Emu2/emu/diffusion.py; the size conditions are
 those of SDXL (section 2.2 of its paper).
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from emu2.processing.video import sample_midpoints
 
 #: (height, width), (top, left), or one such pair per row.
 Pairs = Sequence[int] | Sequence[Sequence[int]] | Tensor
@@ -104,25 +106,70 @@ def with_places(latents: Tensor, embeddings: Tensor, in_channels: int) -> Tensor
 
     Args:
         latents: float[B, C, H, W], or [B, C, F, H, W] of a clip.
-        embeddings: float[B, N, D], in rows of the picture from the top left.
+        embeddings: float[B, N, D], in rows of the picture from the top left; of a clip's keyframes float[B, K, N, D].
         in_channels: of the U-Net; C, or C plus a multiple of 4 (coordinates), or that plus D.
 
     Raises:
-        ValueError: channels that are none of these, or embeddings to be placed that form no square.
+        ValueError: channels that are none of these, embeddings to be placed that form no square, or several keyframes
+            for a U-Net that is not given embeddings at their places.
     """
     extra, width = in_channels - latents.shape[1], embeddings.shape[-1]
+    if embeddings.ndim == 4 and embeddings.shape[1] > 1 and extra < width:
+        raise ValueError(
+            "This U-Net reads embeddings by cross-attention alone, the same ones in every frame: it cannot tell the "
+            f"order of {embeddings.shape[1]} keyframes. Give it one, or a U-Net with {width} channels more for "
+            "embeddings at their places."
+        )
     if extra == 0:
         return latents
     planes = []
     if extra >= width:
         extra -= width
-        planes.append(_at_their_places(embeddings, *latents.shape[-2:]).to(latents))
+        placed = between_keyframes(embeddings, latents.shape[2]) if latents.ndim == 5 else embeddings.unsqueeze(1)
+        planes.append(_at_their_places(placed.flatten(0, 1), *latents.shape[-2:]).to(latents))
     if extra:
         coordinates = coordinate_channels(extra, *latents.shape[-2:]).to(latents)
-        planes.insert(0, coordinates.expand(latents.shape[0], -1, -1, -1))
+        frames = latents.shape[0] * (latents.shape[2] if latents.ndim == 5 else 1)
+        planes.insert(0, coordinates.expand(frames, -1, -1, -1))
     if latents.ndim == 5:
-        planes = [plane.unsqueeze(2).expand(-1, -1, latents.shape[2], -1, -1) for plane in planes]
+        planes = [plane.unflatten(0, (latents.shape[0], -1)).transpose(1, 2) for plane in planes]
     return torch.cat([latents, *planes], dim=1)
+
+
+def between_keyframes(embeddings: Tensor, frames: int) -> Tensor:
+    """What each frame of a clip is conditioned on: float[B, F, N, D].
+
+    A keyframe has its own embeddings, a frame between two of them a mixture by distance, one before the first or after
+    the last that keyframe's. Which frames are keys is `emu2.processing.video.sample_midpoints(F, K)`: the middle one,
+    of one; all, of F.
+
+    Args:
+        embeddings: float[B, K, N, D] of keyframes, or float[B, N, D] of one.
+        frames: F.
+
+    Raises:
+        ValueError: more keyframes than frames.
+    """
+    if embeddings.ndim == 3:
+        embeddings = embeddings.unsqueeze(1)
+    count = embeddings.shape[1]
+    if count > frames:
+        raise ValueError(f"A clip of {frames} frames has at most {frames} keyframes; got embeddings of {count}.")
+    keys = torch.tensor(sample_midpoints(frames, count), dtype=torch.float32)
+    at = torch.arange(frames, dtype=torch.float32).clamp(keys[0], keys[-1])
+    after = torch.searchsorted(keys, at).clamp(min=1, max=max(count - 1, 1))
+    weights = torch.zeros(frames, count)
+    if count == 1:
+        weights += 1.0
+    else:
+        share = (at - keys[after - 1]) / (keys[after] - keys[after - 1])
+        weights.scatter_(1, after[:, None] - 1, 1 - share[:, None]).scatter_(1, after[:, None], share[:, None])
+    return torch.einsum("fk,bknd->bfnd", weights.to(embeddings), embeddings)
+
+
+def all_keyframes(embeddings: Tensor) -> Tensor:
+    """What cross-attention reads in every frame of a clip: float[B, K * N, D] from float[B, K, N, D] or [B, N, D]."""
+    return embeddings.flatten(1, -2)
 
 
 def _at_their_places(embeddings: Tensor, height: int, width: int) -> Tensor:

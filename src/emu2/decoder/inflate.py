@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from diffusers.models.resnet import TemporalConvLayer
-from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.transformers.transformer_temporal import (
+    TransformerTemporalModel,
+    TransformerTemporalModelOutput,
+)
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
-from torch import nn
+from torch import Tensor, nn
 
 from emu2.decoder.presets import SHARED_WITH_3D
 
@@ -127,6 +130,30 @@ def silence_temporal_parts(unet3d: UNet3DConditionModel) -> None:
             continue
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+
+
+def let_stills_pass(unet3d: UNet3DConditionModel) -> None:
+    """Let clips of one frame pass by the temporal parts, so that they are what the spatial parts make of a picture.
+
+    What has one frame has nothing to mix. So pictures teach the spatial parts at two fifths of the cost of as many
+    frames of clips (pictures and clips together: Ho et al. 2022, Video Diffusion Models, section 3.1).
+    """
+    for module in unet3d.modules():
+        for plain, passing in ((TransformerTemporalModel, _PassingAttention), (TemporalConvLayer, _PassingConvolution)):
+            if type(module) is plain:
+                module.__class__ = passing  # not a wrapper: names of weights stay, and copies are of their own
+
+
+class _PassingConvolution(TemporalConvLayer):
+    def forward(self, hidden_states: Tensor, num_frames: int = 1) -> Tensor:
+        return hidden_states if num_frames == 1 else super().forward(hidden_states, num_frames)
+
+
+class _PassingAttention(TransformerTemporalModel):
+    def forward(self, hidden_states: Any, *args: Any, num_frames: int = 1, return_dict: bool = True, **kwargs: Any):
+        if num_frames > 1:
+            return super().forward(hidden_states, *args, num_frames=num_frames, return_dict=return_dict, **kwargs)
+        return TransformerTemporalModelOutput(sample=hidden_states) if return_dict else (hidden_states,)
 
 
 def _config_3d(unet2d: UNet2DConditionModel, cross_attention_dim: int | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Prompts to visual embeddings, and the embeddings that guidance leads away from.
 
-B  prompts        P  samples per prompt        N  embeddings per picture        D  their width
+B  prompts        P  samples per prompt        N  embeddings per picture        D  their width        K  keyframes
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emu2 import tokens
 from emu2.decoder.placement import execution_device
-from emu2.decoder.prompts import Prompts, as_batch, is_autoencoding
+from emu2.decoder.prompts import Prompts, as_batch, is_autoencoding, whole_clip
 from emu2.processing.prompts import Part
+from emu2.processing.video import sample_midpoints
 
 
 class PromptEncodingMixin:
@@ -24,6 +26,8 @@ class PromptEncodingMixin:
 
     #: The last null of generation, float[1, N, D], kept as long as the encoder still writes it.
     _null_embeds: Tensor | None = None
+    #: Whether embeddings may be of several keyframes.
+    _takes_keyframes = False
 
     @property
     def _embedding_dim(self) -> int:
@@ -34,7 +38,12 @@ class PromptEncodingMixin:
 
     @torch.no_grad()
     def encode_prompt(
-        self, prompt: Prompts, negative_prompt: Prompts | None = None, *, do_classifier_free_guidance: bool = True
+        self,
+        prompt: Prompts,
+        negative_prompt: Prompts | None = None,
+        *,
+        do_classifier_free_guidance: bool = True,
+        num_keyframes: int = 1,
     ) -> tuple[Tensor, Tensor | None]:
         """Visual embeddings of prompts, and of what guidance leads away from.
 
@@ -46,9 +55,12 @@ class PromptEncodingMixin:
         Args:
             prompt, negative_prompt: one mixed list of parts, or a list of those. One negative prompt serves all.
             do_classifier_free_guidance: False skips the null.
+            num_keyframes: K. Of more than one the model writes as many frames of a clip; a prompt that is exactly one
+                clip is encoded by the vision tower, and one picture alone stands for all keyframes.
 
         Returns:
-            float[B, N, D] and float[B, N, D] or None, both where and in the dtype the U-Net wants them.
+            float[B, N, D] and float[B, N, D] or None, both where and in the dtype the U-Net wants them; of several
+            keyframes float[B, K, N, D].
 
         Raises:
             ValueError: a prompt is malformed, or there are neither one nor B negative prompts.
@@ -66,36 +78,47 @@ class PromptEncodingMixin:
                 "or one for each."
             )
         if not do_classifier_free_guidance:
-            return self._for_unet(self._embed(prompts)), None
-        embeds = self._embed(prompts + negatives)
+            return self._for_unet(self._embed(prompts, num_keyframes)), None
+        embeds = self._embed(prompts + negatives, num_keyframes)
         conditional, negative = embeds[: len(prompts)], embeds[len(prompts) :]
         if not negatives:
-            kinds = [is_autoencoding(parts) for parts in prompts]
+            kinds = [is_autoencoding(parts) or _is_clip(parts, num_keyframes) for parts in prompts]
             nulls = {kind: self._null(kind) for kind in set(kinds)}
             negative = torch.cat([nulls[kind] for kind in kinds])
-        elif len(negatives) == 1:
-            negative = negative.expand_as(conditional)
-        return self._for_unet(conditional), self._for_unet(negative)
+        return self._for_unet(conditional), self._for_unet(_like(negative, conditional))
 
     def _for_unet(self, embeds: Tensor) -> Tensor:
         return embeds.to(execution_device(self.unet), self.unet.dtype)
 
-    def _embed(self, prompts: Sequence[Sequence[Part]]) -> Tensor:
-        """float[rows, N, D]: pictures alone through the tower, everything else through one roll-out."""
+    def _embed(self, prompts: Sequence[Sequence[Part]], num_keyframes: int = 1) -> Tensor:
+        """float[rows, N, D], of several keyframes float[rows, K, N, D]: pictures (and clips, for keyframes) alone
+        through the tower, everything else through one roll-out."""
         encoder = self._awake_encoder()
         device = execution_device(encoder)
-        alone = [is_autoencoding(parts) for parts in prompts]
+        # A picture alone stands for all keyframes; a clip alone has its own.
+        shown: dict[int, list[Any]] = {}
+        for row, parts in enumerate(prompts):
+            if is_autoencoding(parts):
+                shown[row] = [parts[0]] * num_keyframes
+            elif _is_clip(parts, num_keyframes):
+                clip = whole_clip(parts)
+                shown[row] = [clip[index] for index in sample_midpoints(len(clip), num_keyframes)]
         embeds: dict[int, Tensor] = {}
-        if any(alone):
-            rows = [row for row, single in enumerate(alone) if single]
-            pictures = [prompts[row][0] for row in rows]
+        if shown:
+            pictures = [picture for keyframes in shown.values() for picture in keyframes]
             pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-            embeds.update(zip(rows, encoder.encode_image(pixels.to(device)), strict=True))
-        if not all(alone):
-            rows = [row for row, single in enumerate(alone) if not single]
+            seen = encoder.encode_image(pixels.to(device)).unflatten(0, (len(shown), num_keyframes))
+            embeds.update(zip(shown, seen, strict=True))
+        rows = [row for row in range(len(prompts)) if row not in shown]
+        if rows and num_keyframes == 1:
             inputs = self.processor([prompts[row] for row in rows], draw=True, padding=True, return_tensors="pt")
-            embeds.update(zip(rows, encoder.generate_visual(**inputs.to(device)), strict=True))
-        return torch.stack([embeds[row] for row in range(len(prompts))])
+            embeds.update(zip(rows, encoder.generate_visual(**inputs.to(device)).unsqueeze(1), strict=True))
+        elif rows:
+            asked = [[*prompts[row], tokens.VIDEO] for row in rows]
+            inputs = self.processor(asked, draw=True, padding=True, return_tensors="pt")
+            embeds.update(zip(rows, encoder.generate_clip(**inputs.to(device), num_frames=num_keyframes), strict=True))
+        stacked = torch.stack([embeds[row] for row in range(len(prompts))])
+        return stacked.squeeze(1) if num_keyframes == 1 else stacked
 
     def _null(self, autoencoding: bool) -> Tensor:
         """Embeddings that guidance leads away from where no negative prompt is given: float[1, N, D]."""
@@ -138,8 +161,10 @@ class PromptEncodingMixin:
         prompt_embeds: Tensor | None,
         negative_prompt_embeds: Tensor | None,
         per_prompt: int,
+        num_keyframes: int = 1,
     ) -> tuple[Tensor, Tensor | None]:
-        """Conditional and unconditional rows from prompts or from ready embeddings, checked: float[B*P, N, D] each.
+        """Conditional and unconditional rows from prompts or from ready embeddings, checked: float[B*P, N, D] each, of
+        several keyframes float[B*P, K, N, D].
 
         The P rows of one prompt follow each other; they share what the encoder did.
         """
@@ -153,6 +178,7 @@ class PromptEncodingMixin:
                 prompt,  # type: ignore[arg-type]
                 negative_prompt,
                 do_classifier_free_guidance=make_null,
+                num_keyframes=num_keyframes,
             )
         prompt_embeds = self._for_unet(prompt_embeds)
         rows = prompt_embeds.repeat_interleave(per_prompt, dim=0)
@@ -160,7 +186,7 @@ class PromptEncodingMixin:
             return rows, None
         if negative_prompt_embeds is not None:
             self._check_embeds("negative_prompt_embeds", negative_prompt_embeds, prompt_embeds)
-            negative = self._for_unet(negative_prompt_embeds).expand_as(prompt_embeds)
+            negative = _like(self._for_unet(negative_prompt_embeds), prompt_embeds)
         elif negative is None:
             negative = self._negative_for_ready_embeds(negative_prompt, prompt_embeds)
         return rows, negative.repeat_interleave(per_prompt, dim=0)
@@ -174,28 +200,49 @@ class PromptEncodingMixin:
         if negative_prompt is None:
             negative = self._for_unet(self._null(autoencoding=False))
         else:
-            negative = self.encode_prompt(negative_prompt, do_classifier_free_guidance=False)[0]
+            keyframes = prompt_embeds.shape[1] if prompt_embeds.ndim == 4 else 1
+            negative = self.encode_prompt(negative_prompt, do_classifier_free_guidance=False, num_keyframes=keyframes)[
+                0
+            ]
         if negative.shape[0] not in (1, prompt_embeds.shape[0]):
             raise ValueError(
                 f"There are {prompt_embeds.shape[0]} prompts but {negative.shape[0]} negative prompts: give one for "
                 "all of them, or one for each."
             )
-        if negative.shape[1:] != prompt_embeds.shape[1:]:
+        if negative.shape[-2:] != prompt_embeds.shape[-2:]:
             raise ValueError(
-                f"The null of this encoder has shape {list(negative.shape[1:])} per row, prompt_embeds "
-                f"{list(prompt_embeds.shape[1:])}; give negative_prompt_embeds that fit."
+                f"The null of this encoder has shape {list(negative.shape[-2:])} per picture, prompt_embeds "
+                f"{list(prompt_embeds.shape[-2:])}; give negative_prompt_embeds that fit."
             )
-        return negative.expand_as(prompt_embeds)
+        return _like(negative, prompt_embeds)
 
     def _check_embeds(self, name: str, embeds: Tensor, conditional: Tensor | None) -> None:
         shape = list(embeds.shape)
-        if embeds.ndim != 3 or shape[2] != self._embedding_dim or 0 in shape:
+        dims = (3, 4) if self._takes_keyframes else (3,)
+        if embeds.ndim not in dims or shape[-1] != self._embedding_dim or 0 in shape:
+            keyframes = f", or [prompts, keyframes, embeddings, {self._embedding_dim}]" if self._takes_keyframes else ""
             raise ValueError(
-                f"{name} must have shape [prompts, embeddings, {self._embedding_dim}] (the width this U-Net reads); "
-                f"got {shape}."
+                f"{name} must have shape [prompts, embeddings, {self._embedding_dim}] (the width this U-Net reads)"
+                f"{keyframes}; got {shape}."
             )
-        if conditional is not None and (shape[1] != conditional.shape[1] or shape[0] not in (1, conditional.shape[0])):
+        if conditional is not None and (
+            embeds.ndim > conditional.ndim
+            or embeds.shape[1:] not in (conditional.shape[1:], conditional.shape[2:])
+            or shape[0] not in (1, conditional.shape[0])
+        ):
             raise ValueError(
                 f"{name} must have the shape of prompt_embeds, {list(conditional.shape)}, or one row of it; "
                 f"got {shape}."
             )
+
+
+def _is_clip(parts: Sequence[Part], num_keyframes: int) -> bool:
+    """Whether a prompt is exactly one clip, to be made again from keyframes of its own."""
+    return num_keyframes > 1 and whole_clip(parts) is not None
+
+
+def _like(negative: Tensor, conditional: Tensor) -> Tensor:
+    """One null for all prompts, and for all of their keyframes."""
+    if negative.ndim < conditional.ndim:
+        negative = negative.unsqueeze(1)
+    return negative.expand_as(conditional)

@@ -58,5 +58,15 @@ def is_autoencoding(parts: Sequence[Part]) -> bool:
     return not (isinstance(part, Path) and part.suffix.lower() in VIDEO_SUFFIXES)
 
 
+def whole_clip(parts: Sequence[Part]) -> Video | None:
+    """The clip that a prompt is, where it is exactly one and nothing else."""
+    part = parts[0]
+    if len(parts) != 1:
+        return None
+    if isinstance(part, Path) and part.suffix.lower() in VIDEO_SUFFIXES:
+        return Video.from_file(part)
+    return part if isinstance(part, Video) else None
+
+
 def _kind(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

@@ -1,10 +1,11 @@
 """The video decoder as a diffusers pipeline: prompts in, clips out.
 
-    B  prompts        P  clips per prompt        F  frames        h, w  latent height and width
+    B  prompts    P  clips per prompt    F  frames    K  keyframes    h, w  latent height and width
 
 The authors never released theirs. What is known (section 2.2.3 of the paper): Stable Diffusion 2.1, inflated over
-time, conditioned on Emu2's visual embeddings. Here the embeddings are the U-Net's cross-attention input for every
-frame; the published demo clips have 16 frames of 512 x 512 at 5 frames a second, the defaults here.
+time, conditioned on Emu2's visual embeddings. Here the embeddings are those of one picture or of several keyframes,
+and the U-Net's cross-attention input for every frame; the published demo clips have 16 frames of 512 x 512 at 5 frames
+a second, the defaults here.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from emu2.decoder.base import Emu2DecoderPipeline, Generators, is_whole
-from emu2.decoder.conditioning import with_places
+from emu2.decoder.conditioning import all_keyframes, with_places
+from emu2.decoder.inflate import let_stills_pass
 from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
@@ -41,7 +43,7 @@ class Emu2VideoPipelineOutput(BaseOutput):
 
 
 class Emu2VideoPipeline(Emu2DecoderPipeline):
-    """Film a prompt.
+    """Film a prompt: of words and pictures, of a picture (which then moves), or of a clip (which is made again).
 
     Args:
         multimodal_encoder: the model that reads prompts and writes visual embeddings.
@@ -53,6 +55,8 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
             not say which it took; `presets.scheduler_config("sd21")` is the 512-pixel one.
     """
 
+    _takes_keyframes = True
+
     def __init__(
         self,
         multimodal_encoder: Emu2ForConditionalGeneration | None,
@@ -62,6 +66,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
         scheduler: SchedulerMixin,
     ):
         super().__init__()
+        let_stills_pass(unet)
         self._register(
             multimodal_encoder=multimodal_encoder, processor=processor, unet=unet, vae=vae, scheduler=scheduler
         )
@@ -73,6 +78,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
         prompt: Prompts | None = None,
         negative_prompt: Prompts | None = None,
         num_frames: int = 16,
+        num_keyframes: int = 1,
         num_inference_steps: int = 50,
         guidance_scale: float = 3.0,
         height: int | None = None,
@@ -92,6 +98,9 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
 
         Args:
             num_frames: F, frames of a clip.
+            num_keyframes: K, pictures that the model writes for a clip, as many as the U-Net was trained with
+                (`diffusion.keyframes` of its stage); ready embeddings bring their own number.
+            prompt_embeds, negative_prompt_embeds: float[B, N, D], or float[B, K, N, D] of keyframes.
             height, width: None: the decoder's own size (512).
             num_videos_per_prompt: P.
             generator: of the starting noise; a list has one per clip (B * P).
@@ -115,9 +124,16 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        for name, value in (("num_frames", num_frames), ("decode_chunk_size", decode_chunk_size)):
+        numbers = {"num_frames": num_frames, "num_keyframes": num_keyframes, "decode_chunk_size": decode_chunk_size}
+        for name, value in numbers.items():
             if value is not None and not (is_whole(value) and value >= 1):
                 raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
+        if prompt_embeds is not None and prompt_embeds.ndim == 4:
+            num_keyframes = prompt_embeds.shape[1]
+        if num_keyframes > num_frames:
+            raise ValueError(
+                f"A clip of {num_frames} frames has at most {num_frames} keyframes; got num_keyframes={num_keyframes}."
+            )
         self._guidance_scale = guidance_scale
 
         # 1. shape of the noise
@@ -127,7 +143,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
 
         # 2. embeddings
         conditional, unconditional = self._embeds(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_videos_per_prompt
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_videos_per_prompt, num_keyframes
         )
 
         # 3. timesteps and noise
@@ -137,7 +153,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
         # 4. denoise
         def predict(model_input: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
             model_input = with_places(model_input, embeds, self.unet.config.in_channels)
-            return self.unet(model_input, timestep, encoder_hidden_states=embeds, return_dict=False)[0]
+            return self.unet(model_input, timestep, encoder_hidden_states=all_keyframes(embeds), return_dict=False)[0]
 
         latents = self.denoise(
             latents,

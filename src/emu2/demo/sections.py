@@ -312,7 +312,7 @@ def story(on: Stage) -> Section:
 
 def film(on: Stage) -> Section:
     """Clips from words."""
-    records = on.exam.records("video_pair", on.size.films, wording="background", keep=one_way)
+    records = on.exam.records("video_pair", on.size.films, wording="full", keep=one_way)
     asks = [Ask((record.truth["caption"],), record.segments[0]) for record in records]
     got = on.models.gen.film(asks, on.exam.config.frames)
     told = [Clip.from_dict(record.truth["clip"]).motions[0].way for record in records]
@@ -320,9 +320,9 @@ def film(on: Stage) -> Section:
     return Section(
         "film",
         "It films",
-        "Words become embeddings, and the video decoder makes eight frames of them. Right if the thing goes the way "
-        "the words say.",
-        'gen.film("a dog goes to the right on a blue background")',
+        "Words become five pictures' embeddings, one after the other, and the video decoder makes eight frames of "
+        "them. Right if the thing goes the way the words say.",
+        'gen.film("a dog goes from the top left to the top right on a blue background")',
         samples_of(
             asks,
             [Video(frames) for frames in got],

@@ -39,7 +39,8 @@ def one_way(record: Record) -> bool:
 
 
 def _films(models: Models, exam: Exam) -> Found:
-    records = exam.records("video_pair", exam.config.clips, wording="background", keep=one_way)
+    # All that the words can tell of a clip: where a thing starts must be known to draw it there.
+    records = exam.records("video_pair", exam.config.clips, wording="full", keep=one_way)
     asks = [Ask((record.truth["caption"],), _clip(record)) for record in records]
     got = _filmed(models, asks, exam)
     clips = [Clip.from_dict(record.truth["clip"]) for record in records]

@@ -152,7 +152,8 @@ class LoadedSubject:
         films: list[list[Image.Image]] = []
         for first in range(0, len(asks), at_once):
             prompts = [list(ask.prompt) for ask in asks[first : first + at_once]]
-            films += pipeline(prompts, num_frames=num_frames, **self._drawing(first, len(prompts))).frames
+            options = {"num_frames": num_frames, "num_keyframes": self.emu2.keyframes(num_frames)}
+            films += pipeline(prompts, **options, **self._drawing(first, len(prompts))).frames
         return films
 
     def features(self, pictures: Sequence[Image.Image]) -> Tensor:

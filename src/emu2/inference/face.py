@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: New tokens when nothing is said: a completion is short, a chat answer may be long (the published demo asks for 512).
 COMPLETION_TOKENS, CHAT_TOKENS = 64, 512
 #: How pictures are drawn when nothing is said: as published. A small model may name its own (`Variant.drawing`).
-PUBLISHED_DRAWING: dict[str, Any] = {"steps": 50, "guidance": 3.0, "frames": None}
+PUBLISHED_DRAWING: dict[str, Any] = {"steps": 50, "guidance": 3.0, "frames": None, "keyframes": 1}
 
 
 class Emu2:
@@ -40,7 +40,7 @@ class Emu2:
         processor: its processor.
         image_pipeline, video_pipeline: what turns visual embeddings into pictures and clips, where there is one.
         name: what error messages call it; the folder it came from.
-        drawing: `steps`, `guidance` and `frames` (of a clip) where a call names none; what is left out is as published.
+        drawing: `steps`, `guidance`, `frames`, `keyframes` where a call names none; what is left out is as published.
     """
 
     def __init__(
@@ -216,6 +216,7 @@ class Emu2:
         steps: int | None = None,
         guidance: float | None = None,
         num_frames: int | None = None,
+        num_keyframes: int | None = None,
         height: int | None = None,
         width: int | None = None,
         seed: int | None = None,
@@ -225,8 +226,8 @@ class Emu2:
         """Make a clip from a prompt as `draw` takes it.
 
         Args:
-            num_frames: frames of the clip; None is the model's own number, 16 as published. The other arguments as in
-                `draw`.
+            num_frames, num_keyframes: frames of the clip, and pictures that the language model writes for it; None is
+                what the decoder was made for, 16 and 1 as published. The other arguments as in `draw`.
 
         Returns:
             the frames, in order.
@@ -236,7 +237,8 @@ class Emu2:
         pipeline.set_progress_bar_config(disable=not progress)
         steps, guidance = self.denoising(steps, guidance)
         frames = self.drawing["frames"] if num_frames is None else num_frames
-        given = {"num_frames": frames, "height": height, "width": width}
+        keyframes = self.keyframes(frames) if num_keyframes is None else num_keyframes
+        given = {"num_frames": frames, "num_keyframes": keyframes, "height": height, "width": width}
         options |= {name: value for name, value in given.items() if value is not None}
         return pipeline(
             as_parts(prompt),
@@ -246,6 +248,10 @@ class Emu2:
             generator=_generator(seed),
             **options,
         ).frames[0]
+
+    def keyframes(self, num_frames: int | None) -> int:
+        """Pictures that the language model writes for a clip of so many frames, where a call names no number."""
+        return min(self.drawing["keyframes"], num_frames or self.drawing["keyframes"])
 
     def interleave(
         self,

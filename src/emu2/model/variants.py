@@ -29,7 +29,7 @@ class Variant:
     """One variant on disk.
 
     root: folder of all. name: of this one, its subfolder. draws: whether the decoders beside it read its embeddings.
-    drawing: `steps`, `guidance` and `frames` that its decoders were made for.
+    drawing: `steps`, `guidance`, `frames` and `keyframes` that its decoders were made for.
     """
 
     root: Path

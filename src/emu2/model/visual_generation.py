@@ -94,6 +94,61 @@ class VisualGenerationMixin:
             embeddings = roll_out(inputs_embeds, attention_mask, num_query)
         return embeddings.clone()
 
+    @torch.no_grad()
+    def generate_clip(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        video_pixel_values: Tensor | None = None,
+        *,
+        num_frames: int,
+        num_query: int | None = None,
+        use_cache: bool = True,
+    ) -> Tensor:
+        """Write the frames of one clip per prompt, one picture after the other, for a video decoder.
+
+        After each frame `[/IMG]` and `[IMG]` are placed, as between the frames of a clip that is read. The prompt ends
+        in `[VIDEO]` and `[IMG]`: `processor([[*parts, "[VIDEO]"]], draw=True)`.
+
+        Args:
+            num_frames: F, pictures to write.
+            num_query: embeddings of each; None takes `config.num_video_query`. The others as in `generate_visual`.
+
+        Returns:
+            float[B, F, num_query, D], before `project_up`.
+
+        Raises:
+            ValueError: as `generate_visual` does, or `num_frames` below 1.
+        """
+        num_query = self.config.num_video_query if num_query is None else num_query
+        for name, value in (("num_query", num_query), ("num_frames", num_frames)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        _check_left_padding(attention_mask)
+        input_ids, attention_mask = self._end_in_img(input_ids, attention_mask)
+        written = num_frames * (num_query + 2) - 2
+        _check_context(self.config, input_ids.shape[1], written)
+        embeds = self.embed_inputs(input_ids, pixel_values, video_pixel_values)
+        cache = _roomy_cache(self.config.text_config, embeds.shape[1] + written) if use_cache else None
+        ends = torch.tensor([[self.config.image_end_token_id, self.config.image_start_token_id]], device=embeds.device)
+        between = self.model.get_input_embeddings()(ends).expand(embeds.shape[0], -1, -1)
+        frames: list[Tensor] = []
+        with torch.inference_mode():
+            while True:
+                if use_cache:
+                    frames.append(self._roll_out(embeds, attention_mask, num_query, cache))
+                else:
+                    frames.append(self._roll_out_by_recomputing(embeds, attention_mask, num_query))
+                if len(frames) == num_frames:
+                    break
+                picture = self.model.project_up(frames[-1]).to(embeds.device)
+                embeds = torch.cat([embeds, picture, between], dim=1)
+                seen = attention_mask.new_ones(embeds.shape[0], picture.shape[1] + between.shape[1])
+                attention_mask = torch.cat([attention_mask, seen], dim=1)
+        return torch.stack(frames, dim=1).clone()
+
     def _end_in_img(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         ends = input_ids[:, -1] == self.config.image_start_token_id
         if ends.all():

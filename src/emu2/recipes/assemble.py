@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from emu2.model.variants import MANIFEST, PROCESSOR, TOWER, VISION, WEIGHTS
+from emu2.recipes.nano import KEYFRAMES
 from emu2.train.whole import Whole
 
 #: Variant -> the stage that made it, and whether the decoders draw what it writes. Chat reads more embeddings of a
@@ -26,8 +27,8 @@ from emu2.train.whole import Whole
 VARIANTS: dict[str, tuple[str, bool]] = {"base": ("unified", True), "chat": ("chat", False), "gen": ("gen", True)}
 
 #: How the small decoders draw best: few steps are enough at this size, and guidance makes their pictures worse. Their
-#: clips have as many frames as those that they learned from.
-DRAWING = {"steps": 20, "guidance": 1.0, "frames": 8}
+#: clips have as many frames and keyframes as those that they learned from.
+DRAWING = {"steps": 20, "guidance": 1.0, "frames": 8, "keyframes": KEYFRAMES}
 
 
 def assemble(runs: str | Path, folder: str | Path) -> Path:

@@ -33,7 +33,7 @@ _PURPOSE = {
     "caption": "text after a picture or clip",
     "unified": "everything interleaved: next token, next embedding",
     "decoder": "a picture from its own embeddings",
-    "video_decoder": "a clip from the embeddings of its middle frame",
+    "video_decoder": "a clip from the embeddings of its keyframes",
     "chat": "answers in conversations",
     "gen": "the last picture's embeddings, from words, boxes and pictures",
 }

@@ -24,9 +24,9 @@ _KINDS = {
     "unified": ("pair", "document", "text"),
     "autoencoder": ("pair",),
     "decoder": ("pair",),
-    "video_decoder": ("video_pair",),
+    "video_decoder": ("video_pair", "pair"),
     "chat": ("chat",),
-    "gen": ("text_to_image", "edit", "grounded_generation"),
+    "gen": ("text_to_image", "edit", "grounded_generation", "video_pair"),
 }
 _TABLES = (".json", ".jsonl")
 #: Format -> endings of the files it is tried on; "/" is a folder that holds no tars.

@@ -94,6 +94,8 @@ class DiffusionConfig:
     timestep_power: noise levels are drawn as t = T (1 - u ** power), u uniform: 1 draws all alike (as the paper, as far
         as it says), more draws the noisy ones oftener, where a picture must come from its embeddings alone.
     snr_gamma: cap of the min-SNR loss weight; None weighs all noise levels alike (the paper gives no weighting).
+    keyframes: of a clip, whose embeddings it is conditioned on (`video_decoder`). 1 is the middle frame, which the
+        language model writes as it writes a picture; of more it writes as many pictures. The paper does not say.
     """
 
     drop_embeddings: float = 0.1
@@ -102,6 +104,7 @@ class DiffusionConfig:
     crop_scale: tuple[float, float] = (1.0, 1.0)
     timestep_power: float = 1.0
     snr_gamma: float | None = None
+    keyframes: int = 1
 
     def __post_init__(self) -> None:
         _require(
@@ -116,6 +119,7 @@ class DiffusionConfig:
         _require(
             self.snr_gamma is None or self.snr_gamma > 0, f"diffusion.snr_gamma must be above 0; got {self.snr_gamma}."
         )
+        _require(self.keyframes >= 1, f"diffusion.keyframes must be 1 or more; got {self.keyframes}.")
 
 
 @dataclass(frozen=True)

@@ -135,11 +135,12 @@ class DiffusionObjective(Objective):
         """Of the decoder that trains; says what its U-Net predicts."""
 
     def null_embeddings(self, like: Tensor) -> Tensor:
-        """float[N, D]: what a dropped sample is conditioned on."""
+        """float[..., N, D], like the embeddings of a sample: what a dropped one is conditioned on."""
         if self.config.diffusion.null == "zeros":
             return torch.zeros_like(like)
         side = self.whole.processor.image_processor.size["height"]
-        return self.null(["null"], [lambda: torch.zeros(3, side, side)], self.device, remember=True)[0].to(like)
+        makers = [lambda: torch.zeros(3, side, side)]
+        return self.null(["null"], makers, self.device, remember=True)[0].to(like).expand_as(like)
 
     def denoising_loss(
         self,
@@ -154,7 +155,7 @@ class DiffusionObjective(Objective):
         Args:
             moments: float[B, 2C, ..., h, w], mean and log variance of the latents; between them the frames of clips.
             scaling_factor: of the VAE.
-            embeddings: float[B, N, D], the condition; some rows' are replaced by the null one.
+            embeddings: float[B, ..., N, D], the condition; some rows' are replaced by the null one.
             predict: the U-Net, from noisy latents, timesteps and embeddings.
         """
         settings = self.config.diffusion
@@ -167,8 +168,8 @@ class DiffusionObjective(Objective):
         steps = self.noise.config.num_train_timesteps
         u = chance.uniform()
         t = ((1 - u**settings.timestep_power) * steps).long().clamp(0, steps - 1)
-        dropped = chance.uniform() < settings.drop_embeddings
-        embeddings = torch.where(dropped[:, None, None], self.null_embeddings(embeddings[0]), embeddings)
+        dropped = (chance.uniform() < settings.drop_embeddings).view(-1, *[1] * (embeddings.ndim - 1))
+        embeddings = torch.where(dropped, self.null_embeddings(embeddings[0]), embeddings)
 
         predicted = predict(self.noise.add_noise(latents, noise, t), t, embeddings).float()
         error = F.mse_loss(predicted, self._target(latents, noise, t), reduction="none").flatten(1).mean(dim=1)
@@ -201,8 +202,8 @@ class DiffusionObjective(Objective):
     def frozen(
         self, samples: Sequence[Any], pixels: Pixels | None = None, *, remember: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """What the frozen parts make of the samples: embeddings float[B, N, D] of what the vision tower sees, and the
-        moments float[B, 2C, ..., h, w] of the latents, between them the frames of clips."""
+        """What the frozen parts make of the samples: embeddings float[B, ..., N, D] of what the vision tower sees, and
+        the moments float[B, 2C, ..., h, w] of the latents, between them the frames of clips."""
         keys = [sample.key for sample in samples]
         seen, drawn = self._makers(samples) if pixels is None else rows_as_makers(pixels)
         return (

@@ -1,4 +1,7 @@
-"""Emu2-Gen: learn the last picture of a prompt of words, boxes and pictures of objects (paper, section 2.3.2)."""
+"""Emu2-Gen: learn the last picture of a prompt of words, boxes and pictures of objects (paper, section 2.3.2).
+
+Or its last clip, frame by frame, for a video decoder of several keyframes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 
 from emu2 import tokens
+from emu2.data.arrange import is_pair, text_first
 from emu2.data.records import Record
 from emu2.data.sequences import IGNORE
 from emu2.data.sequences import Sequence as TokenSequence
@@ -35,7 +39,9 @@ class GenObjective(SequenceObjective):
     weights = {"visual": 1.0}
 
     def sample(self, record: Record, chance: random.Random) -> TokenSequence:
-        record = varied(self._read(record, chance), self.config.gen, chance)
+        record = self._read(record, chance)
+        # A picture or clip with its caption: what is to be drawn comes last.
+        record = varied(text_first(record) if is_pair(record) else record, self.config.gen, chance)
         return self.builder.build(record, "last picture")
 
     @torch.no_grad()
@@ -45,15 +51,14 @@ class GenObjective(SequenceObjective):
             return {}
         model = self.whole.model
         shown: dict[str, Any] = {}
-        for number, sample in enumerate(batch.extra["samples"][:2]):
+        stills = [sample for sample in batch.extra["samples"] if sample.images and not sample.frames]
+        for number, sample in enumerate(stills[:2]):
             first = next(t for t, label in enumerate(sample.labels) if label != IGNORE)
             ids = torch.tensor([sample.input_ids[:first]], device=self.device)  # ends in [IMG]
-            pictures = {"pixel_values": sample.images[:-1], "video_pixel_values": sample.frames}
-            given: dict[str, Any] = {
-                name: torch.stack([self._pixels(picture) for picture in those]).to(self.device)
-                for name, those in pictures.items()
-                if those
-            }
+            given: dict[str, Any] = {}
+            if len(sample.images) > 1:
+                shown_before = [self._pixels(picture) for picture in sample.images[:-1]]
+                given["pixel_values"] = torch.stack(shown_before).to(self.device)
             drawn = model.generate_visual(ids, **given)
             nothing = model.generate_visual(ids[:, [0, -1]])  # <s>[IMG]: the published null condition
             pipe = self.whole.pipeline()

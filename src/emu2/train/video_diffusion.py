@@ -1,12 +1,14 @@
-"""The video decoder's stage: the inflated U-Net learns to denoise clips given the embeddings of one of their frames.
+"""The video decoder's stage: the inflated U-Net learns to denoise clips given the embeddings of some of their frames.
 
 The authors released neither this decoder nor how it was trained (section 2.2.3 of the paper names its form). Decided
-here: a clip is conditioned on the embeddings of its middle frame, which tells most of what the others show and is what
-the language model writes for a prompt: one picture. Its frames are evenly spaced, so that motion keeps its pace, and
-cropped at the middle alike: the U-Net is told no crop. Noise is as in the image decoder, its offset shared by a clip's
-frames.
+here: a clip is conditioned on the embeddings of keyframes, the middles of as many equal parts. One, the middle frame,
+tells most of what the others show, but not which way things go; of more the language model writes as many pictures for
+a prompt. Its frames are evenly spaced, so that motion keeps its pace, and cropped at the middle alike: the U-Net is
+told no crop. Noise is as in the image decoder, its offset shared by a clip's frames. A record that has a picture and no
+clip is a clip of one frame, which the parts that mix frames let pass.
 
-    B  clips    F  frames    N  embeddings    D  their width    C  latent channels    h, w  latent rows and columns
+    B  clips    F  frames    K  keyframes    N  embeddings of a frame    D  their width
+    C  latent channels    h, w  latent rows and columns
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from torch import Tensor
 
 from emu2.data.arrange import with_frames
 from emu2.data.records import Record
-from emu2.decoder.conditioning import with_places
-from emu2.processing.video import Video
+from emu2.data.sequences import first_image
+from emu2.decoder.conditioning import all_keyframes, with_places
+from emu2.decoder.inflate import let_stills_pass
+from emu2.processing.video import Video, sample_midpoints
 from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
 from emu2.train.diffusion import (
@@ -44,19 +48,15 @@ _CHUNK = 4
 
 @dataclass(frozen=True)
 class ClipSample:
-    """Frames of one clip, square and of the decoder's size."""
+    """Frames of one clip, square and of the decoder's size, and those of them whose embeddings it is made from."""
 
     key: str
     frames: tuple[Image.Image, ...]
-
-    @property
-    def shown(self) -> Image.Image:
-        """The frame whose embeddings the clip is made from."""
-        return self.frames[len(self.frames) // 2]
+    keyframes: tuple[Image.Image, ...]
 
 
 class VideoDecoderObjective(DiffusionObjective):
-    """Denoise a clip's latents given the embeddings of its middle frame.
+    """Denoise a clip's latents given the embeddings of its keyframes.
 
     `parts` is "video_temporal" (the parts that mix frames), "video_unet" (everything), or both, where
     `optim.part_start` lets the rest follow the temporal parts later.
@@ -74,8 +74,14 @@ class VideoDecoderObjective(DiffusionObjective):
             )
         vae = whole.frame_vae
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if config.diffusion.keyframes > config.data.frames[0]:
+            raise ValueError(
+                f"diffusion.keyframes is {config.diffusion.keyframes}, and clips have {config.data.frames[0]} frames "
+                "(data.frames): ask for fewer keyframes."
+            )
         self.size = int(whole.video_unet.config.sample_size) * factor
-        self.embeddings = FeatureCache(whole.model.encode_image)
+        let_stills_pass(whole.video_unet)
+        self.embeddings = FeatureCache(self._seen, chunk=_CHUNK)
         self.moments = FeatureCache(self._encode, chunk=_CHUNK)
 
     @property
@@ -85,20 +91,31 @@ class VideoDecoderObjective(DiffusionObjective):
     def sample(self, record: Record, chance: random.Random) -> ClipSample:
         clips = [segment for segment in record.segments if isinstance(segment, Video)]
         if not clips:
-            raise ValueError(f"Record {record.key!r} ({record.kind}) has no clip, and this objective needs one.")
+            still = first_image(record)
+            require_side(record, still.size, self.size)
+            frame = self._square(still)
+            return ClipSample(f"{record.key}#still", (frame,), (frame,))
         first = with_frames(Record(record.kind, (clips[0],), record.key), self.config.data.frames, "uniform", chance)
         clip = first.segments[0]
         assert isinstance(clip, Video)
         require_side(record, clip[0].size, self.size)
-        return ClipSample(f"{record.key}#clip", tuple(self._square(frame) for frame in clip))
+        frames = tuple(self._square(frame) for frame in clip)
+        keyframes = (frames[index] for index in sample_midpoints(len(frames), self.config.diffusion.keyframes))
+        return ClipSample(f"{record.key}#clip", frames, tuple(keyframes))
 
     def collate(self, samples: Sequence[ClipSample], keys: list[str]) -> Batch:
+        lengths = {len(sample.frames) for sample in samples}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"A batch of the objective 'video_decoder' is one tensor, and this one has clips of "
+                f"{' and '.join(map(str, sorted(lengths)))} frames (1: pictures): set data.mode=one_kind."
+            )
         amounts = {"images": sum(len(sample.frames) for sample in samples)}
         extra = {"samples": list(samples), "pixels": self.read_pixels(samples)}
         return Batch({}, {"diffusion": len(samples)}, amounts, keys, extra=extra)
 
     def _makers(self, samples: Sequence[ClipSample]) -> PixelMakers:
-        return [partial(self._pixels, s.shown) for s in samples], [partial(_clip_pixels, s) for s in samples]
+        return [partial(self._key_pixels, s) for s in samples], [partial(_clip_pixels, s) for s in samples]
 
     def warm(self, samples: Sequence[ClipSample]) -> None:
         self.frozen(samples, remember=True)
@@ -109,14 +126,14 @@ class VideoDecoderObjective(DiffusionObjective):
 
         def predict(noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
             noisy = with_places(noisy, embeddings, unet.config.in_channels).to(unet.dtype)
-            return unet(noisy, t, encoder_hidden_states=embeddings.to(unet.dtype)).sample
+            return unet(noisy, t, encoder_hidden_states=all_keyframes(embeddings).to(unet.dtype)).sample
 
         scale, chance = self.whole.frame_vae.config.scaling_factor, RowChance(batch.seeds, self.device)
         return {"diffusion": self.denoising_loss(moments, scale, embeddings, chance, predict)}
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Any]:
-        """A sheet of clips, each above what the decoder makes of its middle frame."""
+        """A sheet of clips, each above what the decoder makes of its keyframes."""
         samples = batch.extra["samples"][:2]
         embeddings, _ = self.frozen(samples)
         dtype = self.whole.video_unet.dtype
@@ -134,6 +151,14 @@ class VideoDecoderObjective(DiffusionObjective):
         ).frames
         lines = [line for sample, clip in zip(samples, made, strict=True) for line in (sample.frames, clip)]
         return {"video_decoder": rows_of(*([to_pixels(frame) for frame in line] for line in lines))}
+
+    def _seen(self, keyframes: Tensor) -> Tensor:
+        """Embeddings of clips' keyframes: float[B, K, 3, S, S] -> float[B, K, N, D]."""
+        return self.whole.model.encode_image(keyframes.flatten(0, 1)).unflatten(0, keyframes.shape[:2])
+
+    def _key_pixels(self, sample: ClipSample) -> Tensor:
+        """float32[K, 3, S, S] as the vision tower reads them."""
+        return torch.stack([self._pixels(frame) for frame in sample.keyframes])
 
     def _encode(self, frames: Tensor) -> Tensor:
         """Moments of clips' frames: float[B, F, 3, H, W] -> float[B, 2C, F, h, w]."""
