@@ -1,10 +1,12 @@
 """The decoders against themselves: inflated and flat."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet3DConditionModel
 
-from emu2.decoder.inflate import inflate_unet, inflate_unet_with_report, is_temporal
+from emu2.decoder.inflate import inflate_unet, inflate_unet_with_report, is_temporal, let_stills_pass
 from emu2.decoder.presets import unet_config, video_unet_config
 
 
@@ -99,3 +101,24 @@ def test_the_video_preset_is_the_inflated_image_preset(size):
 def test_a_unet_of_another_form_is_refused(config, said):
     with pytest.raises(ValueError, match=said):
         inflate_unet(UNet2DConditionModel.from_config(config))
+
+
+def test_a_clip_of_one_frame_passes_trained_temporal_parts():
+    unet2d = sd21_unet()
+    unet3d = inflate_unet(unet2d).eval()
+    with torch.no_grad():
+        for name, parameter in unet3d.named_parameters():
+            if is_temporal(name):
+                parameter.normal_(std=0.2)
+    names, clip = list(unet3d.state_dict()), torch.randn(2, 4, 3, 8, 8)
+    embeds, timestep = torch.randn(2, 5, 24), torch.tensor(700)
+    with torch.no_grad():
+        mixed = unet3d(clip, timestep, embeds).sample
+        let_stills_pass(unet3d)
+        copy = deepcopy(unet3d)
+        still = unet3d(clip[:, :, :1], timestep, embeds).sample
+        torch.testing.assert_close(still[:, :, 0], unet2d(clip[:, :, 0], timestep, embeds).sample)
+        assert torch.equal(unet3d(clip, timestep, embeds).sample, mixed)
+        assert list(unet3d.state_dict()) == names
+        unet3d.transformer_in.proj_out.weight.zero_()
+        assert torch.equal(copy(clip, timestep, embeds).sample, mixed)  # a copy works by itself

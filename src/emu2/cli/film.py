@@ -75,6 +75,15 @@ def command(
         int | None,
         typer.Option("--num-frames", min=1, help="Length.  \\[default: the model's]", rich_help_panel=_PANEL),
     ] = None,
+    num_keyframes: Annotated[
+        int | None,
+        typer.Option(
+            "--num-keyframes",
+            min=1,
+            help="Pictures that the language model writes for it.  \\[default: the model's]",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
     height: Annotated[
         int | None,
         typer.Option(
@@ -109,6 +118,7 @@ def command(
         steps=steps,
         guidance=guidance,
         num_frames=num_frames,
+        num_keyframes=num_keyframes,
         height=height,
         width=width,
         seed=seed,
