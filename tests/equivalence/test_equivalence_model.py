@@ -175,7 +175,6 @@ def test_frames_cached_equal_recomputed_and_batched_equal_single(tiny_model):
         alone = tiny_model.generate_clip(**single(inputs, row), num_frames=3, num_query=4)
         torch.testing.assert_close(cached[row : row + 1], alone, atol=1e-5, rtol=1e-4)
 
-
     with pytest.raises(ValueError, match="num_frames must be at least 1; got 0"):
         tiny_model.generate_clip(**inputs, num_frames=0)
     with pytest.raises(ValueError, match=r"a picture takes 357 more positions"):

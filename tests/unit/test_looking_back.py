@@ -221,8 +221,13 @@ def test_pictures_of_an_episode_look_at_what_they_mark():
             assert look.keys == tuple(range(look.query - slots, look.query))
             box = Box(tuple(scene["objects"][scene["marked"]]["box"]), size=(96, 96))
             assert list(look.wanted) == covered([box], math.isqrt(slots))
-    # other episodes mark nothing
-    assert world["counting", 0].sought == ()
+    assert world["counting", 0].sought == ()  # which marks nothing
+    # What a rule is about lies in all of a picture: to be looked at rather than at what comes before it.
+    record = world["rule", 0]
+    look = objective.sample(record, random.Random(0)).looks["rule:picture"][2]
+    assert len(record.sought) == 3
+    assert look.keys == tuple(range(look.query))
+    assert [key for key, wanted in zip(look.keys, look.wanted, strict=True) if wanted] == list(look.keys[-slots:])
 
 
 def test_cells_are_those_whose_middle_a_box_holds():

@@ -70,6 +70,25 @@ def test_without_rounds_the_order_tells_nothing(kind):
     assert 0.2 < sum(after[False]) / len(after[False]) < 0.6  # of two words in every other one, of four in a tenth
 
 
+def test_undistracted_rules_vary_in_what_decides_alone():
+    varied: dict[float, list[int]] = {0.0: [], 1.0: []}
+    for share, numbers in varied.items():
+        world = World(replace(SIMPLE, distracted=share, shots=(8,)))
+        for number in range(20):
+            truth = world["rule", number].truth
+            scenes = [*(item["scene"] for item in truth["demonstrations"]), truth["scene"]]
+            shown = {
+                name: {values.index(_value(name, scene, values)) for scene in scenes}
+                for name, values in truth["varied"].items()
+            }
+            assert shown.pop(truth["rule"]) == {0, 1}
+            numbers += [len(sides) for sides in shown.values()]
+    assert set(varied[0.0]) == {1}
+    assert sum(varied[1.0]) / len(varied[1.0]) > 1.9
+    with pytest.raises(ValueError, match=r"distracted must be a share from 0 to 1; got 1\.5"):
+        WorldConfig(distracted=1.5)
+
+
 # Rule ----------------------------------------------------------------------------------------------------------------
 
 

@@ -138,14 +138,18 @@ class SequenceBuilder:
         return replace(sequence, looks=looks)
 
     def _at_what_is_marked(self, record: Record, spans: Seq[tuple[int, int]]) -> tuple[Look, ...]:
-        """In an episode `[/IMG]` looks at those embeddings of its picture that lie in the boxes of what is sought."""
+        """In an episode `[/IMG]` looks at those embeddings of its picture that lie in the boxes of what is sought;
+        where that is all of them, at its picture rather than at what comes before it."""
         side = math.isqrt(self.processor.num_query)
         stills = [span for part, span in zip(record.segments, spans, strict=True) if isinstance(part, Image.Image)]
-        return tuple(
-            Look(end - 1, tuple(range(start + 1, end - 1)), tuple(covered(sought.boxes, side)))
-            for (start, end), sought in zip(stills, record.sought, strict=False)
-            if sought is not None and sought.boxes
-        )
+        looks = []
+        for (start, end), sought in zip(stills, record.sought, strict=False):
+            if sought is None or not sought.boxes:
+                continue
+            cells = tuple(covered(sought.boxes, side))
+            before = start + 1 if all(cells) else 0  # offered as well
+            looks.append(Look(end - 1, tuple(range(start + 1 - before, end - 1)), (False,) * before + cells))
+        return tuple(looks)
 
     def chunk(self, record: Record, chance: random.Random) -> Sequence:
         """All text of a record as `<s>` text `</s>`; of a longer one a chunk of `max_length` tokens drawn at random.

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from emu2.data.records import Record, Sought
+from emu2.processing.grounding import Box
 from emu2.world.dice import Dice
 from emu2.world.grounded import boxes_of
 from emu2.world.scene import Scene
@@ -70,8 +71,13 @@ def episode(
     demonstrations: list[tuple[Scene, str]],
     query: tuple[Scene, str],
     truth: dict[str, Any],
+    *,
+    whole: bool = False,
 ) -> Record:
-    """A record of an opening (or none), demonstrations and a query; `truth` is what holds beside scenes and answers."""
+    """A record of an opening (or none), demonstrations and a query; `truth` is what holds beside scenes and answers.
+
+    whole: what decides lies in no part of the pictures, so that all of each is sought.
+    """
     segments: list[Any] = [opening] if opening else []
     for scene, words in (*demonstrations, query):
         segments += [studio.render(scene), words]
@@ -83,10 +89,12 @@ def episode(
         "demonstrations": [{"scene": studio.facts(scene), "answer": words} for scene, words in demonstrations],
     }
     # an episode marks something in all of its pictures or in none
+    size = studio.config.image_size
+    all_of_it = Sought("", (Box((0, 0, size, size), None, (size, size)),))
     sought = tuple(
-        Sought("", tuple(boxes_of(studio, [scene.objects[scene.marked]])))
+        all_of_it if scene.marked is None else Sought("", tuple(boxes_of(studio, [scene.objects[scene.marked]])))
         for scene, _ in (*demonstrations, query)
-        if scene.marked is not None
+        if whole or scene.marked is not None
     )
     return Record(kind, tuple(segments), key, len(segments) - 1, facts, sought=sought)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emu2.data.records import Record
 from emu2.world.atlas import Emoji
@@ -32,23 +32,28 @@ _SIDES = {
 class _Rule:
     """What an episode's pictures vary in: attribute -> its two values, and the one that the words follow.
 
-    The values' order is random, and so are the words: neither says which word belongs to which value.
+    The values' order is random, and so are the words: neither says which word belongs to which value. alone: only that
+    attribute varies.
     """
 
     hidden: str
     values: dict[str, tuple]
     groups: dict[str, list[Emoji]]
+    alone: bool = False
 
 
 def rule(studio: Studio, dice: Dice, key: str) -> Record:
     """Made-up words stand for the two values of one attribute of the pictures, anew in every episode.
 
     The pictures vary in background colour, count, side, size and kind of thing, each as often one way as the other and
-    each for itself; only one of these decides the word. With `rounds` every two demonstrations show each word once.
+    each for itself; only one of these decides the word. In episodes that are not `distracted` the others stay the
+    same. With `rounds` every two demonstrations show each word once.
     `truth["ideal"]` says how right the best reader of the demonstrations is: 1, or 0 where they mislead, or 0.5 where
     they leave it open (without any always), so that its mean is the most that a model can reach.
     """
     law = _draw_rule(studio, dice)
+    if studio.config.distracted < 1:
+        law = replace(law, alone=not dice.chance(studio.config.distracted))
     words = dice.sample(MADE_UP_WORDS, 2)
 
     def show(side: int) -> tuple[Scene, str, dict[str, int]]:
@@ -70,7 +75,7 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
         "chance": 0.5,
         "ideal": _ideal([(sides, sides[law.hidden]) for _, _, sides in shown], query[2], target),
     }
-    return episode(studio, "rule", key, choice_of(words), [item[:2] for item in shown], query[:2], truth)
+    return episode(studio, "rule", key, choice_of(words), [item[:2] for item in shown], query[:2], truth, whole=True)
 
 
 def _draw_rule(studio: Studio, dice: Dice) -> _Rule:
@@ -110,7 +115,7 @@ def _any_rule(studio: Studio, dice: Dice) -> _Rule:
 
 def _draw_scene(studio: Studio, dice: Dice, law: _Rule, side: int) -> tuple[Scene, dict[str, int]]:
     """A scene on the given side of the rule, and on which side of every attribute it is."""
-    sides = {name: side if name == law.hidden else dice.below(2) for name in law.values}
+    sides = {name: side if name == law.hidden else 0 if law.alone else dice.below(2) for name in law.values}
     value = {name: values[sides[name]] for name, values in law.values.items()}
     concept = dice.pick(law.groups[value["group"]] if "group" in value else studio.pool)
     emoji = studio.variant(dice, concept)
