@@ -116,10 +116,12 @@ _NANO_SD21_UNET: dict[str, Any] = {
     "sample_size": 24,
     # as in `nano`'s
     "in_channels": 280,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
-    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
-    "block_out_channels": [32, 64, 96],
-    "attention_head_dim": [2, 4, 6],
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+    "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+    # With 32 channels at first, through which the 256 of an embedding had to go, things were blots after 3200 steps.
+    "block_out_channels": [64, 80, 80],
+    "attention_head_dim": [4, 5, 5],
+    "norm_num_groups": 8,
     "cross_attention_dim": 256,
 }
 

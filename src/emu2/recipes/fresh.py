@@ -99,6 +99,7 @@ def add_video_decoder(whole: Whole, *, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pictures = UNet2DConditionModel.from_config(unet_config(f"{size}_sd21"))
+    _start_deaf(pictures)
     whole.video_unet = inflate_unet(pictures, cross_attention_dim=width, seed=seed)
     whole.video_scheduler = EulerDiscreteScheduler.from_config(scheduler_config(size))
 

@@ -107,7 +107,7 @@ def unified() -> RunConfig:
     what makes learning in context appear; MMC4's millions of pages do that for the paper's size. Two heads in the
     middle are told where to look for what an episode names: without that the right one of two words was not found
     after some ten thousand episodes, with it after three thousand of nothing else. So naming comes first, alone; then
-    red circles, which a head is told to find."""
+    red circles, which a head is told to find; then rules in pictures that differ in nothing else."""
     return _run(
         "unified",
         objective="unified",
@@ -123,7 +123,8 @@ def unified() -> RunConfig:
                 "storyboard": 0.03,
                 "text": 0.03,
                 "naming": 0.22,
-                "rule": 0.10,
+                "rule": 0.08,
+                "rule/plain": 0.02,
                 "tuple": 0.05,
                 "counting": 0.05,
                 "visual_prompt": 0.05,
@@ -135,8 +136,8 @@ def unified() -> RunConfig:
             # Who learns from rounds counts them: after one demonstration the next word was the other one, whatever was
             # shown (57 % right; 68 % after 1,900 batches without rounds).
             world={**_WORLD, "rounds": False},
-            worlds={"text": _LOOKED_BACK, "naming": {"echoed": 0.3}},
-            opening={"naming": 500, "visual_prompt": 300},
+            worlds={"text": _LOOKED_BACK, "naming": {"echoed": 0.3}, "rule/plain": {"distracted": 0.0}},
+            opening={"naming": 500, "visual_prompt": 300, "rule/plain": 450},
             frames=(8,),
             bucket=True,
         ),
@@ -146,6 +147,8 @@ def unified() -> RunConfig:
                 "naming": ((3, 3), (4, 1)),
                 "visual_prompt": ((3, 3), (4, 1)),
                 "visual_prompt:picture": ((2, 1),),
+                "rule": ((3, 0), (4, 2)),
+                "rule:picture": ((2, 0), (2, 2)),
             }
         ),
         # As in `debug`: which thing it is hides in the last few per cent of the embeddings' variance.

@@ -83,10 +83,10 @@ class LookingBack:
 
     heads: kind of record -> the heads, (layer, head) of the language model, from 0. `unified`: kinds whose answers are
         the same words where their pictures are alike; the heads learn to see that. What is alike may differ between
-        kinds: then so should heads. With ":picture" after the kind, they learn to find what its pictures mark. `chat`:
-        kinds whose records know what is sought; the heads learn to find that in the picture, with ":answer" after the
-        kind, to find the question's word for it from before the answer, and with ":frame3" to find it in the fourth
-        frame of a clip.
+        kinds: then so should heads. With ":picture" after the kind, they learn to find what its pictures mark, and to
+        look at the picture where all of it matters. `chat`: kinds whose records know what is sought; the heads learn
+        to find that in the picture, with ":answer" after the kind, to find the question's word for it from before the
+        answer, and with ":frame3" to find it in the fourth frame of a clip.
     weight: of the loss.
     """
 
