@@ -36,12 +36,12 @@ _FEW = ("data.concepts=20", 'data.world={"style": "corners", "max_pages": 3, "sh
 _TOLD = '"pair": {"wording": "full"}'
 
 #: Steps from seconds a step, measured in runs of one thread in each of two lanes on an AMD EPYC with AVX-512 and its
-#: bfloat16. The longer lane takes 11,600 s, 3.2 hours. In brackets: seconds a step, and of the whole stage with what is
+#: bfloat16. The longer lane takes 12,200 s, 3.4 hours. In brackets: seconds a step, and of the whole stage with what is
 #: measured on the way. Where a stage runs alone, both cores do `vision` in 1.3 s a step and `caption` in 1.07 s.
 #:
-#:   lane 1   vision (2.6, 520) -> caption (2.0, 4000) -> unified (1.75, 3500) -> chat (1.8, 3600)
-#:   lane 2   language (0.75, 750), autoencoder (0.4, 2000) -> decoder (0.7, 2400) -> video_decoder (2.4, 600),
-#:            gen (1.0, 3000)
+#:   lane 1   vision (2.6, 520) -> caption (2.0, 4000) -> unified (1.75, 3850) -> chat (1.8, 3600)
+#:   lane 2   language (0.75, 750), autoencoder (0.4, 2000) -> decoder (0.7, 2400) -> video_decoder (0.55 of
+#:            pictures, 1.9 of clips, 3700), gen (1.1, 3300)
 #:
 #: Frozen features are cached where pictures may come round: for the image decoder, 0.055 s a picture instead of 0.094,
 #: each time with other noise; for naming episodes, each time with other words (their pictures are drawn from a gallery:
@@ -84,7 +84,7 @@ _NANO_CPU: dict[str, Sequence[str]] = {
     ),
     "unified": (
         _BF16,
-        "steps=2400",
+        "steps=2200",
         "data.batch_size=12",
         # Drawing from words, seeing, and episodes whose demonstrations say what is asked for, how things are called and
         # in what form. Naming takes most, and comes first: with `looking_back` a base model found the right word after
