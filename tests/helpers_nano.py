@@ -8,9 +8,11 @@ from emu2.demo.sections import KNOWN
 from emu2.evaluate.drawings import read_back, target_scene
 from emu2.evaluate.exam import Exam, MiniatureConfig
 from emu2.evaluate.figures import psnr
+from emu2.evaluate.films import one_way, way_seen
 from emu2.evaluate.said import counts_said, tells_all
 from emu2.evaluate.subject import Ask, LoadedSubject
 from emu2.evaluate.understanding import answers_right, conversation, questions_of
+from emu2.world.clips import Clip
 
 CONFIG = MiniatureConfig(**KNOWN, seed=11)
 KINDS = ("what", "count", "where", "colour", "yes_no", "group")
@@ -58,14 +60,22 @@ def episodes(exam: Exam, base: LoadedSubject) -> dict[str, float]:
 
 
 def drawings(exam: Exam, gen: LoadedSubject) -> dict[str, float]:
-    """15 drawings."""
-    records = exam.records("text_to_image", 15, wording="full")
+    """10 drawings."""
+    records = exam.records("text_to_image", 10, wording="full")
     got = gen.draw([Ask(record.prompt, record.segments[-1]) for record in records])
     found = [read_back(picture, target_scene(record), exam) for picture, record in zip(got, records, strict=True)]
     return {
         "things drawn": mean(one.objects for one in found),
         "backgrounds drawn": mean(one.background for one in found),
     }
+
+
+def filmed(exam: Exam, gen: LoadedSubject) -> dict[str, float]:
+    """5 films."""
+    records = exam.records("video_pair", 5, wording="full", keep=one_way)
+    films = gen.film([Ask((record.truth["caption"],), record.segments[0]) for record in records], exam.config.frames)
+    told = [Clip.from_dict(record.truth["clip"]).motions[0].way for record in records]
+    return {"ways in films": mean(way_seen(frames, exam) == way for frames, way in zip(films, told, strict=True))}
 
 
 def again(exam: Exam, base: LoadedSubject) -> dict[str, float]:
@@ -84,6 +94,7 @@ def figures() -> dict[str, float]:
         **answers(exam, chat),
         **episodes(exam, base),
         **drawings(exam, gen),
+        **filmed(exam, gen),
         **again(exam, base),
     }
 
