@@ -82,7 +82,7 @@ class PromptEncodingMixin:
         embeds = self._embed(prompts + negatives, num_keyframes)
         conditional, negative = embeds[: len(prompts)], embeds[len(prompts) :]
         if not negatives:
-            kinds = [is_autoencoding(parts) or _is_clip(parts, num_keyframes) for parts in prompts]
+            kinds = [_shown_alone(parts, num_keyframes) is not None for parts in prompts]
             nulls = {kind: self._null(kind) for kind in set(kinds)}
             negative = torch.cat([nulls[kind] for kind in kinds])
         return self._for_unet(conditional), self._for_unet(_like(negative, conditional))
@@ -95,19 +95,14 @@ class PromptEncodingMixin:
         through the tower, everything else through one roll-out."""
         encoder = self._awake_encoder()
         device = execution_device(encoder)
-        # A picture alone stands for all keyframes; a clip alone has its own.
-        shown: dict[int, list[Any]] = {}
-        for row, parts in enumerate(prompts):
-            if is_autoencoding(parts):
-                shown[row] = [parts[0]] * num_keyframes
-            elif _is_clip(parts, num_keyframes):
-                clip = whole_clip(parts)
-                shown[row] = [clip[index] for index in sample_midpoints(len(clip), num_keyframes)]
+        alone = {row: _shown_alone(parts, num_keyframes) for row, parts in enumerate(prompts)}
+        shown = {row: pictures for row, pictures in alone.items() if pictures is not None}
         embeds: dict[int, Tensor] = {}
         if shown:
             pictures = [picture for keyframes in shown.values() for picture in keyframes]
             pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-            seen = encoder.encode_image(pixels.to(device)).unflatten(0, (len(shown), num_keyframes))
+            queries = encoder.config.num_query if num_keyframes == 1 else encoder.config.num_video_query
+            seen = encoder.encode_image(pixels.to(device), queries).unflatten(0, (len(shown), num_keyframes))
             embeds.update(zip(shown, seen, strict=True))
         rows = [row for row in range(len(prompts)) if row not in shown]
         if rows and num_keyframes == 1:
@@ -236,9 +231,13 @@ class PromptEncodingMixin:
             )
 
 
-def _is_clip(parts: Sequence[Part], num_keyframes: int) -> bool:
-    """Whether a prompt is exactly one clip, to be made again from keyframes of its own."""
-    return num_keyframes > 1 and whole_clip(parts) is not None
+def _shown_alone(parts: Sequence[Part], num_keyframes: int) -> list[Any] | None:
+    """Pictures of a prompt that the vision tower alone encodes, a picture that stands for all keyframes or the frames
+    of a clip; None where the language model reads it."""
+    if is_autoencoding(parts):
+        return [parts[0]] * num_keyframes
+    clip = whole_clip(parts) if num_keyframes > 1 else None
+    return None if clip is None else [clip[index] for index in sample_midpoints(len(clip), num_keyframes)]
 
 
 def _like(negative: Tensor, conditional: Tensor) -> Tensor:
