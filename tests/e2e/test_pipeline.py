@@ -158,6 +158,8 @@ def test_nine_stages_killed_and_resumed(start):
     assert json.loads((outcome.model / "card.json").read_text())["stages"]["unified"]["pieces"] == 2
     m = emu2.load(outcome.model / "gen", device="cpu")
     assert m.draw("a dog", steps=1, seed=0).size == (64, 64)
+    assert (m.drawing["frames"], m.drawing["keyframes"]) == (2, 1)  # as the stage `video_decoder` read them
+    assert len(m.film("a dog", steps=1, seed=0)) == 2
     assert isinstance(emu2.load(outcome.model / "chat").chat("What is this?", max_new_tokens=2), str)
 
     # What has begun otherwise, or from another model, is not gone on with.

@@ -117,5 +117,5 @@ def test_a_drawing_learns_its_last_picture_alone_and_is_asked_as_a_model_will_be
     asked = processor([list(prompt)], draw=True)
     assert sequence.input_ids[:first] == asked["input_ids"][0].tolist()
     assert len(sequence.images) == 4  # the box, what is in it, the picture, the target
-    with pytest.raises(ValueError, match=r"'w' .text. must end in the picture to be learned; it ends in a str"):
+    with pytest.raises(ValueError, match=r"'w' .text. must end in the picture or clip to be learned; it ends in a str"):
         SequenceBuilder(processor, 64).build(Record("text", ("words",), "w"), "last picture")

@@ -19,16 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from emu2.model.variants import MANIFEST, PROCESSOR, TOWER, VISION, WEIGHTS
-from emu2.recipes.nano import KEYFRAMES
 from emu2.train.whole import Whole
 
 #: Variant -> the stage that made it, and whether the decoders draw what it writes. Chat reads more embeddings of a
 #: picture than the decoders know, and learned to answer; as in the paper it draws nothing.
 VARIANTS: dict[str, tuple[str, bool]] = {"base": ("unified", True), "chat": ("chat", False), "gen": ("gen", True)}
 
-#: How the small decoders draw best: few steps are enough at this size, and guidance makes their pictures worse. Their
-#: clips have as many frames and keyframes as those that they learned from.
-DRAWING = {"steps": 20, "guidance": 1.0, "frames": 8, "keyframes": KEYFRAMES}
+#: How the small decoders draw best: few steps are enough at this size, and guidance makes their pictures worse. Clips
+#: have as many frames and keyframes as those that a decoder learned from.
+DRAWING = {"steps": 20, "guidance": 1.0, "frames": 8, "keyframes": 1}
 
 
 def assemble(runs: str | Path, folder: str | Path) -> Path:
@@ -44,11 +43,24 @@ def assemble(runs: str | Path, folder: str | Path) -> Path:
     """
     runs, folder = Path(runs), Path(folder)
     wholes = {name: _load(runs, stage) for name, (stage, _) in VARIANTS.items()}
-    return write_variants(wholes, _load(runs, "decoder"), _load(runs, "video_decoder"), folder)
+    drawing, filming = _load(runs, "decoder"), _load(runs, "video_decoder")
+    learned = json.loads((runs / "video_decoder" / "config.json").read_text())
+    clips = {"frames": learned["data"]["frames"][0], "keyframes": learned["diffusion"].get("keyframes", 1)}
+    return write_variants(wholes, drawing, filming, folder, clips=clips)
 
 
-def write_variants(wholes: Mapping[str, Whole], drawing: Whole, filming: Whole, folder: Path) -> Path:
-    """Write wholes as variants, with the image decoder of `drawing` and the video decoder of `filming`."""
+def write_variants(
+    wholes: Mapping[str, Whole],
+    drawing: Whole,
+    filming: Whole,
+    folder: Path,
+    *,
+    clips: Mapping[str, int] | None = None,
+) -> Path:
+    """Write wholes as variants, with the image decoder of `drawing` and the video decoder of `filming`.
+
+    clips: `frames` and `keyframes` of what the video decoder learned from.
+    """
     first = next(iter(wholes.values()))
     for name, whole in {**wholes, "the image decoder's": drawing, "the video decoder's": filming}.items():
         _require_same(first.model.model.visual, whole.model.model.visual, f"vision tower of {name}")
@@ -73,7 +85,7 @@ def write_variants(wholes: Mapping[str, Whole], drawing: Whole, filming: Whole, 
     drawing.scheduler.save_pretrained(aside / "scheduler")
     filming.video_scheduler.save_pretrained(aside / "video" / "scheduler")
     listed = {name: {"draws": VARIANTS[name][1]} for name in wholes}
-    (aside / MANIFEST).write_text(json.dumps({"variants": listed, "drawing": DRAWING}, indent=1))
+    (aside / MANIFEST).write_text(json.dumps({"variants": listed, "drawing": DRAWING | dict(clips or {})}, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder
