@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -155,16 +156,9 @@ def between_keyframes(embeddings: Tensor, frames: int) -> Tensor:
     count = embeddings.shape[1]
     if count > frames:
         raise ValueError(f"A clip of {frames} frames has at most {frames} keyframes; got embeddings of {count}.")
-    keys = torch.tensor(sample_midpoints(frames, count), dtype=torch.float32)
-    at = torch.arange(frames, dtype=torch.float32).clamp(keys[0], keys[-1])
-    after = torch.searchsorted(keys, at).clamp(min=1, max=max(count - 1, 1))
-    weights = torch.zeros(frames, count)
-    if count == 1:
-        weights += 1.0
-    else:
-        share = (at - keys[after - 1]) / (keys[after] - keys[after - 1])
-        weights.scatter_(1, after[:, None] - 1, 1 - share[:, None]).scatter_(1, after[:, None], share[:, None])
-    return torch.einsum("fk,bknd->bfnd", weights.to(embeddings), embeddings)
+    keys = sample_midpoints(frames, count)
+    weights = np.stack([np.interp(range(frames), keys, of_key) for of_key in np.eye(count)])  # [K, F]
+    return torch.einsum("kf,bknd->bfnd", torch.from_numpy(weights).to(embeddings), embeddings)
 
 
 def all_keyframes(embeddings: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from emu2 import tokens
 from emu2.decoder.placement import execution_device
-from emu2.decoder.prompts import Prompts, as_batch, is_autoencoding, whole_clip
+from emu2.decoder.prompts import Prompts, as_batch, is_autoencoding, is_clip
 from emu2.processing.prompts import Part
-from emu2.processing.video import sample_midpoints
+from emu2.processing.video import Video, sample_midpoints
 
 
 class PromptEncodingMixin:
@@ -82,7 +82,7 @@ class PromptEncodingMixin:
         embeds = self._embed(prompts + negatives, num_keyframes)
         conditional, negative = embeds[: len(prompts)], embeds[len(prompts) :]
         if not negatives:
-            kinds = [_shown_alone(parts, num_keyframes) is not None for parts in prompts]
+            kinds = [_is_alone(parts, num_keyframes) for parts in prompts]
             nulls = {kind: self._null(kind) for kind in set(kinds)}
             negative = torch.cat([nulls[kind] for kind in kinds])
         return self._for_unet(conditional), self._for_unet(_like(negative, conditional))
@@ -95,8 +95,8 @@ class PromptEncodingMixin:
         through the tower, everything else through one roll-out."""
         encoder = self._awake_encoder()
         device = execution_device(encoder)
-        alone = {row: _shown_alone(parts, num_keyframes) for row, parts in enumerate(prompts)}
-        shown = {row: pictures for row, pictures in alone.items() if pictures is not None}
+        alone = [_is_alone(parts, num_keyframes) for parts in prompts]
+        shown = {row: _keyframes(prompts[row], num_keyframes) for row, single in enumerate(alone) if single}
         embeds: dict[int, Tensor] = {}
         if shown:
             pictures = [picture for keyframes in shown.values() for picture in keyframes]
@@ -104,7 +104,7 @@ class PromptEncodingMixin:
             queries = encoder.config.num_query if num_keyframes == 1 else encoder.config.num_video_query
             seen = encoder.encode_image(pixels.to(device), queries).unflatten(0, (len(shown), num_keyframes))
             embeds.update(zip(shown, seen, strict=True))
-        rows = [row for row in range(len(prompts)) if row not in shown]
+        rows = [row for row, single in enumerate(alone) if not single]
         if rows and num_keyframes == 1:
             inputs = self.processor([prompts[row] for row in rows], draw=True, padding=True, return_tensors="pt")
             embeds.update(zip(rows, encoder.generate_visual(**inputs.to(device)).unsqueeze(1), strict=True))
@@ -196,9 +196,9 @@ class PromptEncodingMixin:
             negative = self._for_unet(self._null(autoencoding=False))
         else:
             keyframes = prompt_embeds.shape[1] if prompt_embeds.ndim == 4 else 1
-            negative = self.encode_prompt(negative_prompt, do_classifier_free_guidance=False, num_keyframes=keyframes)[
-                0
-            ]
+            negative, _ = self.encode_prompt(
+                negative_prompt, do_classifier_free_guidance=False, num_keyframes=keyframes
+            )
         if negative.shape[0] not in (1, prompt_embeds.shape[0]):
             raise ValueError(
                 f"There are {prompt_embeds.shape[0]} prompts but {negative.shape[0]} negative prompts: give one for "
@@ -221,8 +221,7 @@ class PromptEncodingMixin:
                 f"{keyframes}; got {shape}."
             )
         if conditional is not None and (
-            embeds.ndim > conditional.ndim
-            or embeds.shape[1:] not in (conditional.shape[1:], conditional.shape[2:])
+            embeds.shape[1:] not in (conditional.shape[1:], conditional.shape[2:])
             or shape[0] not in (1, conditional.shape[0])
         ):
             raise ValueError(
@@ -231,13 +230,18 @@ class PromptEncodingMixin:
             )
 
 
-def _shown_alone(parts: Sequence[Part], num_keyframes: int) -> list[Any] | None:
-    """Pictures of a prompt that the vision tower alone encodes, a picture that stands for all keyframes or the frames
-    of a clip; None where the language model reads it."""
-    if is_autoencoding(parts):
-        return [parts[0]] * num_keyframes
-    clip = whole_clip(parts) if num_keyframes > 1 else None
-    return None if clip is None else [clip[index] for index in sample_midpoints(len(clip), num_keyframes)]
+def _is_alone(parts: Sequence[Part], num_keyframes: int) -> bool:
+    """Whether the vision tower alone encodes a prompt: a picture, and for keyframes a clip."""
+    return is_autoencoding(parts) or (num_keyframes > 1 and is_clip(parts))
+
+
+def _keyframes(parts: Sequence[Part], number: int) -> list[Any]:
+    """Of a prompt that is one picture or clip: the picture stands for all keyframes, a clip has its own."""
+    part: Any = parts[0]
+    if not is_clip(parts):
+        return [part] * number
+    clip = part if isinstance(part, Video) else Video.from_file(part)
+    return [clip[index] for index in sample_midpoints(len(clip), number)]
 
 
 def _like(negative: Tensor, conditional: Tensor) -> Tensor:

@@ -52,20 +52,14 @@ def as_batch(prompt: Any, *, name: str = "prompt") -> list[list[Part]]:
 
 def is_autoencoding(parts: Sequence[Part]) -> bool:
     """Whether a prompt is exactly one picture and nothing else: it is then decoded without the language model."""
-    part = parts[0]
-    if len(parts) != 1 or isinstance(part, str | Video | Box):
-        return False
-    return not (isinstance(part, Path) and part.suffix.lower() in VIDEO_SUFFIXES)
+    return len(parts) == 1 and not isinstance(parts[0], str | Box) and not is_clip(parts)
 
 
-def whole_clip(parts: Sequence[Part]) -> Video | None:
-    """The clip that a prompt is, where it is exactly one and nothing else."""
+def is_clip(parts: Sequence[Part]) -> bool:
+    """Whether a prompt is exactly one clip and nothing else: of several keyframes it is made again from its own."""
     part = parts[0]
-    if len(parts) != 1:
-        return None
-    if isinstance(part, Path) and part.suffix.lower() in VIDEO_SUFFIXES:
-        return Video.from_file(part)
-    return part if isinstance(part, Video) else None
+    file = isinstance(part, Path) and part.suffix.lower() in VIDEO_SUFFIXES
+    return len(parts) == 1 and (file or isinstance(part, Video))
 
 
 def _kind(value: Any) -> str:

@@ -80,19 +80,11 @@ class VisualGenerationMixin:
                 or a sequence longer than the language model's context.
         """
         num_query = self.config.num_query if num_query is None else num_query
-        if num_query < 1:
-            raise ValueError(f"num_query must be at least 1; got {num_query}.")
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        _check_left_padding(attention_mask)
-        input_ids, attention_mask = self._end_in_img(input_ids, attention_mask)
-        _check_context(self.config, input_ids.shape[1], num_query)
-        inputs_embeds = self.embed_inputs(input_ids, pixel_values, video_pixel_values)
-        roll_out = self._roll_out if use_cache else self._roll_out_by_recomputing
-        # A step is many small operations, and without autograd's bookkeeping each is a little cheaper. The copy, made
-        # outside, is a tensor like any other: a decoder may be trained on it.
-        with torch.inference_mode():
-            embeddings = roll_out(inputs_embeds, attention_mask, num_query)
-        return embeddings.clone()
+        pictures = (pixel_values, video_pixel_values)
+        one = self.generate_clip(
+            input_ids, attention_mask, *pictures, num_frames=1, num_query=num_query, use_cache=use_cache
+        )
+        return one[:, 0]
 
     @torch.no_grad()
     def generate_clip(
@@ -135,6 +127,8 @@ class VisualGenerationMixin:
         ends = torch.tensor([[self.config.image_end_token_id, self.config.image_start_token_id]], device=embeds.device)
         between = self.model.get_input_embeddings()(ends).expand(embeds.shape[0], -1, -1)
         frames: list[Tensor] = []
+        # A step is many small operations, and without autograd's bookkeeping each is a little cheaper. The copy, made
+        # outside, is a tensor like any other: a decoder may be trained on it.
         with torch.inference_mode():
             while True:
                 if use_cache:
@@ -147,7 +141,8 @@ class VisualGenerationMixin:
                 embeds = torch.cat([embeds, picture, between], dim=1)
                 seen = attention_mask.new_ones(embeds.shape[0], picture.shape[1] + between.shape[1])
                 attention_mask = torch.cat([attention_mask, seen], dim=1)
-        return torch.stack(frames, dim=1).clone()
+            written_frames = torch.stack(frames, dim=1)
+        return written_frames.clone()
 
     def _end_in_img(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         ends = input_ids[:, -1] == self.config.image_start_token_id

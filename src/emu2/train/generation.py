@@ -51,14 +51,16 @@ class GenObjective(SequenceObjective):
             return {}
         model = self.whole.model
         shown: dict[str, Any] = {}
-        stills = [sample for sample in batch.extra["samples"] if sample.images and not sample.frames]
+        stills = [sample for sample in batch.extra["samples"] if self.builder.image_id in sample.labels]
         for number, sample in enumerate(stills[:2]):
             first = next(t for t, label in enumerate(sample.labels) if label != IGNORE)
             ids = torch.tensor([sample.input_ids[:first]], device=self.device)  # ends in [IMG]
-            given: dict[str, Any] = {}
-            if len(sample.images) > 1:
-                shown_before = [self._pixels(picture) for picture in sample.images[:-1]]
-                given["pixel_values"] = torch.stack(shown_before).to(self.device)
+            pictures = {"pixel_values": sample.images[:-1], "video_pixel_values": sample.frames}
+            given: dict[str, Any] = {
+                name: torch.stack([self._pixels(picture) for picture in those]).to(self.device)
+                for name, those in pictures.items()
+                if those
+            }
             drawn = model.generate_visual(ids, **given)
             nothing = model.generate_visual(ids[:, [0, -1]])  # <s>[IMG]: the published null condition
             pipe = self.whole.pipeline()

@@ -89,13 +89,13 @@ def episode(
         "demonstrations": [{"scene": studio.facts(scene), "answer": words} for scene, words in demonstrations],
     }
     # an episode marks something in all of its pictures or in none
+    scenes = [scene for scene, _ in (*demonstrations, query)]
     size = studio.config.image_size
-    all_of_it = Sought("", (Box((0, 0, size, size), None, (size, size)),))
-    sought = tuple(
-        all_of_it if scene.marked is None else Sought("", tuple(boxes_of(studio, [scene.objects[scene.marked]])))
-        for scene, _ in (*demonstrations, query)
-        if whole or scene.marked is not None
-    )
+    if whole:
+        boxes = [[Box((0, 0, size, size), None, (size, size))]] * len(scenes)
+    else:
+        boxes = [boxes_of(studio, [scene.objects[scene.marked]]) for scene in scenes if scene.marked is not None]
+    sought = tuple(Sought("", tuple(of_one)) for of_one in boxes)
     return Record(kind, tuple(segments), key, len(segments) - 1, facts, sought=sought)
 
 
