@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from emu2 import Emu2Config, Emu2ImagePipeline, presets
 from emu2.decoder.presets import scheduler_config, unet_config, vae_config, video_unet_config
+from emu2.decoder.video_unet import FilmUNet
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.processing.image import Emu2ImageProcessor
 from emu2.processing.processor import Emu2Processor
@@ -156,6 +157,18 @@ def tiny_video_unet(embedding_dim: int = 32, *, placed: bool = False) -> UNet3DC
     return UNet3DConditionModel.from_config(
         {**video_unet_config("debug"), **small, "cross_attention_dim": embedding_dim}
     ).eval()
+
+
+def tiny_film_unet(embedding_dim: int = 32, *, spoken: bool = True) -> FilmUNet:
+    """The tiny image U-Net over time, given embeddings at their places; `spoken`: its temporal parts say something."""
+    torch.manual_seed(2)
+    config = {**tiny_unet(embedding_dim).config, "in_channels": 4 + embedding_dim}
+    unet = FilmUNet.of_image_unet(UNet2DConditionModel.from_config(config)).eval()
+    if spoken:
+        with torch.no_grad():
+            for tensor in unet.temporal_weights().values():
+                tensor.normal_(std=0.2)
+    return unet
 
 
 def euler() -> EulerDiscreteScheduler:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from helpers_decoder import euler, picture, quiet, tiny_encoder, tiny_unet, tiny_vae, tiny_video_unet
+from helpers_decoder import euler, picture, quiet, tiny_encoder, tiny_film_unet, tiny_unet, tiny_vae, tiny_video_unet
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
 
@@ -100,8 +100,9 @@ def test_dtype_of_all_parts_is_an_argument_and_float32_by_default(image_pipe, tm
     assert draw(pipe, output_type="pil").images[0].size == (16, 16)
 
 
-def test_video_pipeline_round_trip_is_bitwise(tmp_path):
-    pipe = Emu2VideoPipeline(*tiny_encoder(), tiny_video_unet(), tiny_vae(), euler())
+@pytest.mark.parametrize("make_unet", [tiny_video_unet, tiny_film_unet])
+def test_video_pipeline_round_trip_is_bitwise(tmp_path, make_unet):
+    pipe = Emu2VideoPipeline(*tiny_encoder(), make_unet(), tiny_vae(), euler())
     pipe.save_pretrained(tmp_path)
     again = Emu2VideoPipeline.from_pretrained(tmp_path)
     assert torch.equal(draw(pipe, num_frames=2).frames, draw(again, num_frames=2).frames)

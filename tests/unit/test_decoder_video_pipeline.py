@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from helpers_decoder import euler, picture, quiet, tiny_encoder, tiny_vae, tiny_video_unet
+from helpers_decoder import euler, picture, quiet, tiny_encoder, tiny_film_unet, tiny_vae, tiny_video_unet
 from PIL import Image
 
 from emu2 import Emu2VideoPipeline, Video
@@ -18,10 +18,11 @@ def pipe():
     return quiet(Emu2VideoPipeline(*tiny_encoder(), tiny_video_unet(), tiny_vae(), euler()))
 
 
-@pytest.fixture(scope="module")
-def keyed():
-    """One that takes keyframes: its U-Net is given embeddings at their places."""
-    return quiet(Emu2VideoPipeline(*tiny_encoder(), tiny_video_unet(placed=True), tiny_vae(), euler()))
+@pytest.fixture(scope="module", params=["of SD 2.1", "of the image decoder"])
+def keyed(request):
+    """One that takes keyframes: its U-Net, of either form, is given embeddings at their places."""
+    unet = tiny_video_unet(placed=True) if request.param == "of SD 2.1" else tiny_film_unet()
+    return quiet(Emu2VideoPipeline(*tiny_encoder(), unet, tiny_vae(), euler()))
 
 
 def seeded(*seeds: int):

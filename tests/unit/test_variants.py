@@ -1,6 +1,7 @@
 """Several variants of a small model in one folder: stored once, loaded by folder and by name, described, refused."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 import emu2
 from emu2.cli import app
+from emu2.decoder.video_unet import FilmUNet
 from emu2.inference import names
 from emu2.model.variants import find_variant
 from emu2.recipes.assemble import assemble, folder_bytes, write_variants
@@ -106,6 +108,31 @@ def test_names_of_what_does_not_ship(name, tmp_path, monkeypatch):
     told = runner.invoke(app, ["info", name])
     assert told.exit_code != 0
     assert "does not ship" in told.output
+
+
+def test_an_image_decoder_over_time_is_stored_as_what_it_has_beyond_it(tmp_path):
+    wholes, drawing, filming = {name: tiny_whole() for name in ("base", "chat", "gen")}, tiny_whole(), tiny_whole()
+    filming.video_unet = FilmUNet.of_image_unet(deepcopy(drawing.unet))
+    with torch.no_grad():
+        for tensor in filming.video_unet.temporal_weights().values():
+            tensor.normal_(std=0.1)
+    others = deepcopy((wholes, drawing, filming))  # writing halves what it is given
+    shared = write_variants(wholes, drawing, filming, tmp_path / "shared")
+    assert sorted(file.name for file in (shared / "video" / "unet").iterdir()) == [
+        "config.json",
+        "temporal.safetensors",
+    ]
+    gen = emu2.load(shared / "gen", device="cpu")
+    assert gen.video_pipeline.unet.conv_in.weight is gen.image_pipeline.unet.conv_in.weight
+    whole = Whole.load(shared / "gen")
+    assert whole.video_unet.conv_in.weight is not whole.unet.conv_in.weight  # either may train
+    with torch.no_grad():
+        others[1].unet.conv_out.bias.add_(1.0)
+    apart = write_variants(*others, tmp_path / "apart")
+    clips = [emu2.load(place / "gen", device="cpu").film("red left", steps=2, seed=0) for place in (shared, apart)]
+    assert [frame.tobytes() for frame in clips[0]] == [frame.tobytes() for frame in clips[1]]
+    told = runner.invoke(app, ["info", str(shared)])
+    assert "video U-Net" in told.output
 
 
 def test_parts_of_different_runs_are_not_put_together(tmp_path):

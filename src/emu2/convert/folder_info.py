@@ -13,7 +13,7 @@ from emu2 import tokens
 from emu2.model.key_map import plan_reading, recognise_scheme, split_components
 from emu2.model.pretrained import meta_model, piece_info
 from emu2.model.published_config import is_published_config, published_to_config
-from emu2.model.variants import MANIFEST, PROCESSOR, VISION, WEIGHTS
+from emu2.model.variants import MANIFEST, PROCESSOR, TEMPORAL, VISION, WEIGHTS
 from emu2.model.weight_files import (
     PICKLE_SUFFIXES,
     SAFETENSORS_SUFFIX,
@@ -216,7 +216,8 @@ def _inspect_variants(info: FolderInfo, path: Path) -> None:
     files = {"vision tower": path / VISION}
     files |= {f"{name}: bridge, language model": path / name / WEIGHTS for name in variants}
     for part, folder in {"U-Net": "unet", "VAE": "vae", "video U-Net": "video/unet"}.items():
-        files[part] = path / folder / "diffusion_pytorch_model.safetensors"
+        whole, temporal = (path / folder / name for name in ("diffusion_pytorch_model.safetensors", TEMPORAL))
+        files[part] = temporal if temporal.is_file() else whole
     for part, file in files.items():
         if not file.is_file():
             info.missing.append(str(file.relative_to(path)))

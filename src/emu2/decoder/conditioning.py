@@ -35,7 +35,8 @@ def pair_rows(pairs: Pairs, rows: int, *, name: str) -> Tensor:
             f"{name} is a pair of whole numbers, or {rows} of them (one per row); got {_shown(pairs)} of shape "
             f"{list(values.shape)}."
         )
-    if (values < 0).any():
+    # What is a plain number is looked at as one: a planned model's tensors hold none.
+    if (values < 0).any() if isinstance(pairs, Tensor) else np.min(pairs) < 0:
         raise ValueError(f"{name} must not be negative; got {_shown(pairs)}.")
     return values.to(torch.int64)
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from emu2.decoder.presets import SHARED_WITH_3D
 
-#: Parts of `UNet3DConditionModel` that mix frames; everything else acts on each frame by itself.
-_TEMPORAL_PARTS = ("transformer_in", "temp_convs", "temp_attentions")
+#: Parts of `UNet3DConditionModel` that mix frames, and of `FilmUNet`; everything else acts on each frame by itself.
+_TEMPORAL_PARTS = ("transformer_in", "temp_convs", "temp_attentions", "temporal")
 
 
 #: Settings a `UNet3DConditionModel` has built in. A two-dimensional U-Net with others would compute something else.
@@ -118,7 +118,7 @@ def is_temporal(name: str) -> bool:
 
 
 @torch.no_grad()
-def silence_temporal_parts(unet3d: UNet3DConditionModel) -> None:
+def silence_temporal_parts(unet3d: nn.Module) -> None:
     """Zero the last layer of every temporal part. Each adds its output to its input, so it then changes nothing."""
     for module in unet3d.modules():
         last: Any
@@ -139,12 +139,14 @@ def let_stills_pass(unet3d: UNet3DConditionModel) -> None:
     frames of clips (pictures and clips together: Ho et al. 2022, Video Diffusion Models, section 3.1).
     """
     for module in unet3d.modules():
-        for plain, passing in ((TransformerTemporalModel, _PassingAttention), (TemporalConvLayer, _PassingConvolution)):
+        for plain, passing in ((TransformerTemporalModel, _PassingAttention), (TemporalConvLayer, PassingConvolution)):
             if type(module) is plain:
                 module.__class__ = passing  # not a wrapper: names of weights stay, and copies are of their own
 
 
-class _PassingConvolution(TemporalConvLayer):
+class PassingConvolution(TemporalConvLayer):
+    """Over the frames of clips; a clip of one frame passes as it is."""
+
     def forward(self, hidden_states: Tensor, num_frames: int = 1) -> Tensor:
         return hidden_states if num_frames == 1 else super().forward(hidden_states, num_frames)
 

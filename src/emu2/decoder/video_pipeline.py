@@ -21,10 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from emu2.decoder.base import Emu2DecoderPipeline, Generators, is_whole
-from emu2.decoder.conditioning import all_keyframes, with_places
 from emu2.decoder.inflate import let_stills_pass
 from emu2.decoder.placement import execution_device
 from emu2.decoder.prompts import Prompts
+from emu2.decoder.video_unet import FilmUNet, predict_clip
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.processing.processor import Emu2Processor
 
@@ -48,7 +48,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
     Args:
         multimodal_encoder: the model that reads prompts and writes visual embeddings.
         processor: its processor.
-        unet: video U-Net (`inflate_unet`, `presets.video_unet_config`).
+        unet: video U-Net (`inflate_unet`, `presets.video_unet_config`, or `FilmUNet.of_image_unet`).
         vae: from latents to frames, one by one.
         scheduler: any diffusers scheduler whose `prediction_type` is what the U-Net was trained to predict: noise
             ("epsilon") from SD 2.1 base at 512 pixels, velocity ("v_prediction") from SD 2.1 at 768. The paper does
@@ -61,7 +61,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
         self,
         multimodal_encoder: Emu2ForConditionalGeneration | None,
         processor: Emu2Processor | None,
-        unet: UNet3DConditionModel,
+        unet: UNet3DConditionModel | FilmUNet,
         vae: AutoencoderKL,
         scheduler: SchedulerMixin,
     ):
@@ -152,8 +152,7 @@ class Emu2VideoPipeline(Emu2DecoderPipeline):
 
         # 4. denoise
         def predict(model_input: Tensor, timestep: Tensor, embeds: Tensor) -> Tensor:
-            model_input = with_places(model_input, embeds, self.unet.config.in_channels)
-            return self.unet(model_input, timestep, encoder_hidden_states=all_keyframes(embeds), return_dict=False)[0]
+            return predict_clip(self.unet, model_input, timestep, embeds, (height, width))
 
         latents = self.denoise(
             latents,

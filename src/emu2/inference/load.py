@@ -188,9 +188,10 @@ def _with_video(emu2: Emu2, folder: Path, device: torch.device, dtype: torch.dty
     video = folder / VIDEO_FOLDER
     if emu2.video_pipeline is not None or not (video / "unet").is_dir():
         return emu2
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet3DConditionModel
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler
 
     from emu2.decoder.video_pipeline import Emu2VideoPipeline
+    from emu2.decoder.video_unet import load_video_unet
 
     pipeline: Any
     if (video / "model_index.json").is_file():
@@ -207,7 +208,9 @@ def _with_video(emu2: Emu2, folder: Path, device: torch.device, dtype: torch.dty
         pipeline = Emu2VideoPipeline(
             multimodal_encoder=emu2.model,
             processor=emu2.processor,
-            unet=UNet3DConditionModel.from_pretrained(video / "unet", torch_dtype=dtype),
+            unet=load_video_unet(
+                video / "unet", image_unet=emu2.image_pipeline and emu2.image_pipeline.unet, dtype=dtype
+            ),
             vae=AutoencoderKL.from_pretrained(video / "vae", torch_dtype=dtype) if own_vae else emu2.image_pipeline.vae,
             scheduler=EulerDiscreteScheduler.from_pretrained(video / "scheduler"),
         )

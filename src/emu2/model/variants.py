@@ -4,7 +4,8 @@
     vision.safetensors       the vision tower, of all variants
     base/ chat/ gen/         config.json and model.safetensors: bridge and language model of each
     processor/               tokeniser and picture processor, of all variants
-    vae/ unet/ scheduler/    the image decoder;   video/: the video decoder (they share the VAE)
+    vae/ unet/ scheduler/    the image decoder;   video/: the video decoder (they share the VAE; where it is the image
+                             decoder over time, video/unet/ holds what it has beyond that, temporal.safetensors)
 
 `FOLDER` itself stands for its first variant, `FOLDER/chat` for another.
 """
@@ -20,6 +21,8 @@ import torch
 from emu2.configuration import Emu2Config
 
 MANIFEST, VISION, WEIGHTS, PROCESSOR = "variants.json", "vision.safetensors", "model.safetensors", "processor"
+#: What a video U-Net has beyond the image decoder's, where it is that over time (`emu2.decoder.video_unet`).
+TEMPORAL = "temporal.safetensors"
 #: How the tower's names begin in the model's state dict.
 TOWER = "model.visual."
 

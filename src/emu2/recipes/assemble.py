@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from emu2.decoder.video_unet import FilmUNet
 from emu2.model.variants import MANIFEST, PROCESSOR, TOWER, VISION, WEIGHTS
 from emu2.train.whole import Whole
 
@@ -79,9 +80,12 @@ def write_variants(
             whole.model.generation_config.save_pretrained(aside / name)
         _save(_named(whole.model.state_dict(), tower=False), aside / name / WEIGHTS)
     first.processor.save_pretrained(aside / PROCESSOR)
-    decoders = {"vae": drawing.vae, "unet": drawing.unet, "video/unet": filming.video_unet}
-    for place, module in decoders.items():
+    film = filming.video_unet
+    shared = isinstance(film, FilmUNet) and film.draws_as(drawing.unet)
+    for place, module in {"vae": drawing.vae, "unet": drawing.unet}.items():
         small(module).save_pretrained(aside / place)
+    # A video U-Net that is this image decoder over time is stored as what it has beyond it.
+    (small(film).save_temporal if shared else small(film).save_pretrained)(aside / "video" / "unet")
     drawing.scheduler.save_pretrained(aside / "scheduler")
     filming.video_scheduler.save_pretrained(aside / "video" / "scheduler")
     listed = {name: {"draws": VARIANTS[name][1]} for name in wholes}

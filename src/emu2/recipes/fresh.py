@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,15 +76,16 @@ def add_text_tower(whole: Whole, *, seed: int = 0) -> None:
 
 
 def add_video_decoder(whole: Whole, *, seed: int = 0) -> None:
-    """Give a small model a fresh video decoder over the VAE it has.
+    """Give a small model a fresh video decoder over the VAE it has; of a copy of its image decoder where its size says.
 
     Raises:
-        ValueError: no preset fits the model's embeddings, or it has no VAE.
+        ValueError: no preset fits the model's embeddings, it has no VAE, or no image decoder where it takes one.
     """
     from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 
     from emu2.decoder.inflate import inflate_unet
     from emu2.decoder.presets import scheduler_config, unet_config, video_unet_config
+    from emu2.decoder.video_unet import FilmUNet, video_unet_class
 
     width = whole.model.config.vision_config.hidden_size
     fitting = [
@@ -96,12 +98,20 @@ def add_video_decoder(whole: Whole, *, seed: int = 0) -> None:
             "(emu2.decoder.inflate_unet) into the model's folder: video/unet, video/scheduler and video/vae."
         )
     size = fitting[0]
+    whole.video_scheduler = EulerDiscreteScheduler.from_config(scheduler_config(size))
+    if video_unet_class(video_unet_config(size)) is FilmUNet:
+        if whole.unet is None:
+            raise ValueError(
+                f"The video decoder of the size {size!r} is its image decoder over time, and this model has no image "
+                "decoder: train the stage 'decoder' first."
+            )
+        whole.video_unet = FilmUNet.of_image_unet(deepcopy(whole.unet), seed=seed)
+        return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pictures = UNet2DConditionModel.from_config(unet_config(f"{size}_sd21"))
     _start_deaf(pictures)
     whole.video_unet = inflate_unet(pictures, cross_attention_dim=width, seed=seed)
-    whole.video_scheduler = EulerDiscreteScheduler.from_config(scheduler_config(size))
 
 
 def _start_quiet(vae: Any) -> None:

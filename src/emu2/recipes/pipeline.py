@@ -39,7 +39,7 @@ STARTS: dict[str, dict[str, str]] = {
     "caption": {"whole": "vision", "language": "language"},
     "unified": {"whole": "caption"},
     "decoder": {"whole": "caption", "image_decoder": START, "vae": "autoencoder"},
-    "video_decoder": {"whole": "caption", "vae": "autoencoder"},
+    "video_decoder": {"whole": "caption", "image_decoder": "decoder"},
     "chat": {"whole": "unified"},
     # The decoder is there to show what is drawn; it does not train.
     "gen": {"whole": "unified", "image_decoder": "decoder"},

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from emu2.train.whole import Whole
 
 #: Block classes of diffusers' U-Nets, named rather than imported: importing them takes seconds.
-_UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "TemporalConvLayer")
+_UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "TemporalConvLayer", "PassingConvolution")
 
 
 def transformer_blocks(whole: Whole) -> dict[str, list[nn.Module]]:

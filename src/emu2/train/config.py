@@ -172,6 +172,10 @@ class RunConfig:
     kept_features: frozen features of so many different pictures are kept, the last ones seen, each computed by itself,
         so that it is the same whatever came with it (`unified`, `chat`, `gen`); for worlds whose pictures come round
         (`gallery`). 0 keeps none.
+    contrast: what meets its text (`contrastive`): "pictures" meet their captions, as in CLIP, "regions" the phrases
+        whose boxes they lie in, of grounded pairs.
+    kept_weight: of how far the embeddings of pictures without boxes have gone from where they were when the run began
+        (`contrastive` with contrast=regions), so that what was trained on them still reads them. 0 lets them go.
     kl_weight: of the KL term (`autoencoder`), per latent number.
     ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
     seed: of initial weights, order of data, noise.
@@ -213,6 +217,8 @@ class RunConfig:
     visual_loss: Literal["plain", "whitened"] = "plain"
     looking_back: LookingBack | None = None
     kept_features: int = 0
+    contrast: Literal["pictures", "regions"] = "pictures"
+    kept_weight: float = 0.0
     kl_weight: float = 1e-4
     ema_decay: float | None = None
     seed: int = 0
@@ -254,6 +260,11 @@ class RunConfig:
         if self.looking_back is not None:
             self.looking_back.check(self)
         _require(self.kept_features >= 0, f"kept_features must be 0 or more; got {self.kept_features}.")
+        _require(self.kept_weight >= 0, f"kept_weight must be 0 or more; got {self.kept_weight}.")
+        _require(
+            not self.kept_weight or self.contrast == "regions",
+            f"kept_weight={self.kept_weight} is for contrast=regions; this run's is {self.contrast!r}.",
+        )
         for name in ("resolution", "num_query", "num_video_query"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} must be 1 or more, or null; got {value}.")

@@ -208,11 +208,19 @@ def _diffusion_flops(whole: Whole, part: str) -> int:
         return measured(lambda: type(vae).from_config(vae.config).decoder, (1, channels, latent, latent))
     embeddings = whole.model.config.num_query
     if part == "video_unet":
+        from emu2.decoder.video_unet import FilmUNet
+
         unet = whole.video_unet
         # One of eight frames: attention over time is a small part of the whole.
         shape = (1, unet.config.in_channels, 8, latent, latent)
-        states = (1, embeddings, unet.config.cross_attention_dim)
-        return measured(lambda: type(unet).from_config(unet.config), shape, (1,), states) // 8
+        width = unet.config.cross_attention_dim
+        if isinstance(unet, FilmUNet):
+            added = {"text_embeds": (8, width), "time_ids": (8, 6)}
+            states = (8, embeddings, width)
+            return (
+                measured(lambda: FilmUNet.from_config(unet.config), shape, (1,), states, added_cond_kwargs=added) // 8
+            )
+        return measured(lambda: type(unet).from_config(unet.config), shape, (1,), (1, embeddings, width)) // 8
     unet = whole.unet
     latent = int(unet.config.sample_size)
     states = (1, embeddings, unet.config.cross_attention_dim)

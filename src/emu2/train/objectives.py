@@ -159,10 +159,14 @@ class ContrastiveObjective(Objective):
 
 def objective_class(name: str) -> Callable[[Whole, RunConfig, torch.device], Objective]:
     """The class of an objective by its name in a config."""
-    from emu2.train import diffusion, documents, generation, video_diffusion
+    from emu2.train import diffusion, documents, generation, regions, video_diffusion
+
+    def contrastive(whole: Whole, config: RunConfig, device: torch.device) -> Objective:
+        kinds = {"pictures": ContrastiveObjective, "regions": regions.RegionObjective}
+        return kinds[config.contrast](whole, config, device)
 
     classes: dict[str, Callable[[Whole, RunConfig, torch.device], Objective]] = {
-        "contrastive": ContrastiveObjective,
+        "contrastive": contrastive,
         "language": documents.LanguageObjective,
         "caption": documents.CaptionObjective,
         "unified": documents.UnifiedObjective,

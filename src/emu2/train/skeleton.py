@@ -122,9 +122,10 @@ class _Placed(Whole):
 
 
 def _build(parts: Parts) -> Whole:
-    from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers.initialization import no_init_weights
 
+    from emu2.decoder.video_unet import video_unet_class
     from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 
     with no_init_weights():
@@ -135,7 +136,7 @@ def _build(parts: Parts) -> Whole:
     if parts.unet is not None:
         whole.unet = UNet2DConditionModel.from_config(parts.unet)
     if parts.video_unet is not None:
-        whole.video_unet = UNet3DConditionModel.from_config(parts.video_unet)
+        whole.video_unet = video_unet_class(parts.video_unet).from_config(parts.video_unet)
     if parts.text_tower:
         from emu2.train.text_tower import TextTower
 
@@ -285,34 +286,30 @@ def _latents(whole: Whole, config: RunConfig, vae: Any, pictures: int) -> Tensor
 
 
 def _decoder(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -> Tensor:
-    from emu2.decoder.conditioning import with_places
+    from emu2.decoder.conditioning import added_conditions, with_places
 
     unet = whole.unet
     embeddings = _features(whole, config, rows, whole.model.config.num_query).to(unet.dtype)
     latents = _latents(whole, config, whole.vae, rows)
     noise = torch.empty_like(latents)
-    # As emu2.decoder.conditioning.added_conditions, which looks into the sizes it is given.
-    conditions = {"text_embeds": embeddings.mean(dim=1), "time_ids": torch.zeros(rows, 6, dtype=torch.int64)}
+    side = (int(whole.vae.config.sample_size),) * 2
     predicted = unet(
         with_places(latents + noise, embeddings, unet.config.in_channels).to(unet.dtype),
         torch.zeros(rows, dtype=torch.int64),
         encoder_hidden_states=embeddings,
-        added_cond_kwargs=conditions,
+        added_cond_kwargs=added_conditions(embeddings, original_size=side, crop=(0, 0), target_size=side),
     ).sample.float()
     return F.mse_loss(predicted, noise)
 
 
 def _video(whole: Whole, config: RunConfig, shape: RecordShape, rows: int) -> Tensor:
-    from emu2.decoder.conditioning import with_places
+    from emu2.decoder.video_unet import predict_clip
 
     unet, frames = whole.video_unet, max(shape.frames, 1)
     embeddings = _features(whole, config, rows, whole.model.config.num_query).to(unet.dtype)
     latents = _latents(whole, config, whole.frame_vae, rows * frames)
     clip = latents.unflatten(0, (rows, frames)).transpose(1, 2).contiguous()
     noise = torch.empty_like(clip)
-    predicted = unet(
-        with_places(clip + noise, embeddings, unet.config.in_channels).to(unet.dtype),
-        torch.zeros(rows, dtype=torch.int64),
-        encoder_hidden_states=embeddings,
-    ).sample.float()
-    return F.mse_loss(predicted, noise)
+    side = (int(whole.frame_vae.config.sample_size),) * 2
+    predicted = predict_clip(unet, clip + noise, torch.zeros(rows, dtype=torch.int64), embeddings, side)
+    return F.mse_loss(predicted.float(), noise)

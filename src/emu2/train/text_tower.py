@@ -68,6 +68,10 @@ class TextTower(nn.Module):
         """
         return F.normalize(self.vision_projection(self.vision_norm(features.mean(dim=1))), dim=-1)
 
+    def scale(self) -> Tensor:
+        """What likenesses are multiplied by before a softmax."""
+        return self.logit_scale.clamp(max=_MAX_SCALE).exp()
+
     def loss(self, text: Tensor, vision: Tensor, others: Tensor | None = None, first: int = 0) -> Tensor:
         """Symmetric cross entropy of matching row i to row i, both float[B, E].
 
@@ -75,7 +79,7 @@ class TextTower(nn.Module):
             None is these rows alone.
         """
         texts, visions = (text, vision) if others is None else others.chunk(2, dim=1)
-        scale = self.logit_scale.clamp(max=_MAX_SCALE).exp()
+        scale = self.scale()
         labels = torch.arange(first, first + len(text), device=text.device)
         return 0.5 * (
             F.cross_entropy(scale * vision @ texts.T, labels) + F.cross_entropy(scale * text @ visions.T, labels)

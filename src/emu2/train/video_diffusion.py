@@ -26,8 +26,8 @@ from torch import Tensor
 from emu2.data.arrange import with_frames
 from emu2.data.records import Record
 from emu2.data.sequences import first_image
-from emu2.decoder.conditioning import all_keyframes, with_places
 from emu2.decoder.inflate import let_stills_pass
+from emu2.decoder.video_unet import predict_clip
 from emu2.processing.video import Video, sample_midpoints
 from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
@@ -125,8 +125,7 @@ class VideoDecoderObjective(DiffusionObjective):
         embeddings, moments = self.frozen(batch.extra["samples"], batch.extra["pixels"])
 
         def predict(noisy: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
-            noisy = with_places(noisy, embeddings, unet.config.in_channels).to(unet.dtype)
-            return unet(noisy, t, encoder_hidden_states=all_keyframes(embeddings).to(unet.dtype)).sample
+            return predict_clip(unet, noisy, t, embeddings, (self.size, self.size))
 
         scale, chance = self.whole.frame_vae.config.scaling_factor, RowChance(batch.seeds, self.device)
         return {"diffusion": self.denoising_loss(moments, scale, embeddings, chance, predict)}

@@ -7,6 +7,7 @@ decoder is beside them in `video/`: `video/unet/`, `video/scheduler/`, and `vide
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,18 +187,23 @@ class Whole:
 
 def _decoders(folder: Path) -> dict[str, Any]:
     """The parts of decoders that a folder holds, by their names in `Whole`."""
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+
+    from emu2.decoder.video_unet import load_video_unet
 
     classes: dict[str, Any] = {
         "vae": AutoencoderKL,
         "unet": UNet2DConditionModel,
         "scheduler": EulerDiscreteScheduler,
         f"{_VIDEO}/vae": AutoencoderKL,
-        f"{_VIDEO}/unet": UNet3DConditionModel,
         f"{_VIDEO}/scheduler": EulerDiscreteScheduler,
     }
-    return {
+    found = {
         name.replace("/", "_"): cls.from_pretrained(folder / name)
         for name, cls in classes.items()
         if (folder / name).is_dir()
     }
+    if (folder / _VIDEO / "unet").is_dir():
+        # A copy of the image decoder's: either may train, and the other stays.
+        found["video_unet"] = load_video_unet(folder / _VIDEO / "unet", image_unet=deepcopy(found.get("unet")))
+    return found

@@ -62,6 +62,11 @@ def flags(atlas: Atlas, split: str) -> dict[str, Emoji]:
     }
 
 
+def names_read(atlas: Atlas, split: str = "train") -> list[str]:
+    """Names of the clock faces and signs of one concept split, as `WorldConfig.concepts` takes them."""
+    return [entry.name for found in (clocks(atlas, split), signs(atlas, split)) for entry in found.values()]
+
+
 def _read(
     studio: Studio,
     dice: Dice,
