@@ -19,7 +19,7 @@ from emu2.data.settings import DataConfig, kind_of
 from emu2.processing.tokenizer import train_tokenizer
 from emu2.recipes import budgets
 from emu2.recipes.fresh import fresh_whole
-from emu2.recipes.pipeline import ORDER, START, STARTS, Pipeline
+from emu2.recipes.pipeline import OPTIONAL, ORDER, START, STARTS, Pipeline, starts_of
 from emu2.recipes.start import open_sources, world_sources
 from emu2.train.config import to_dict
 from emu2.train.metrics import read_log
@@ -38,8 +38,10 @@ def _settings(size: str = "debug", *more: str) -> dict:
 
 
 def test_stages_and_their_starts():
-    for size in ("debug", "nano"):
-        assert set(recipes.names(size)) == set(ORDER) == set(STARTS)
+    assert set(recipes.names("nano")) == set(ORDER) == set(STARTS)
+    assert set(recipes.names("debug")) == set(ORDER) - OPTIONAL
+    assert starts_of("chat", recipes.names("nano")) == {"whole": "unified", "vision": "reading"}
+    assert starts_of("chat", recipes.names("debug")) == {"whole": "unified"}
     for name, starts in STARTS.items():
         assert all(other == START or ORDER.index(other) < ORDER.index(name) for other in starts.values())
 

@@ -239,6 +239,16 @@ def test_the_decoder_enlarges_pictures_down_to_half_its_own_size():
 # Resolution and schedule
 
 
+def test_the_decoder_learns_any_frame_of_a_clip():
+    objective, record = _objective("decoder"), clip(0, frames=4)
+    seen = [objective.sample(record, random.Random(seed)) for seed in range(20)]
+    frames = [frame.tobytes() for frame in record.segments[0]]
+    assert {sample.image.tobytes() for sample in seen} == set(frames)
+    assert len({sample.key for sample in seen}) == 4  # each is remembered as a picture of its own
+    still = objective.sample(pair(0), random.Random(0))
+    assert still.image.tobytes() == pair(0).segments[0].tobytes()
+
+
 def test_the_model_is_fitted_to_another_resolution(tmp_path):
     whole = tiny_whole()
     old = whole.model.model.visual.pos_embed.detach().clone()

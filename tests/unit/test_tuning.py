@@ -52,12 +52,12 @@ def test_the_form_of_a_path_is_recognised(files, recipe, given, kind, form):
 def test_every_recipe_of_nano_reads_files_of_ones_own(stage):
     """What a recipe tells of its own kinds of records, it does not ask of others."""
     config = recipes.recipe(stage, "nano")
-    kind = "text" if stage == "language" else "chat" if stage == "chat" else "pair"
+    kind = {"language": "text", "chat": "chat", "reading": "grounded_pair"}.get(stage, "pair")
     own = with_data(config, [f'{kind}={{"format": "any", "path": "mine"}}'])
     assert list(own.data.kinds) == [kind]
     assert own.data.opening == {}
     told = own.looking_back
-    assert (told is not None) == (stage == "chat")
+    assert (told is not None) == (stage in ("chat", "reading"))
     if told is not None:
         assert told.heads == config.looking_back.heads
 

@@ -135,6 +135,23 @@ def test_an_image_decoder_over_time_is_stored_as_what_it_has_beyond_it(tmp_path)
     assert "video U-Net" in told.output
 
 
+def test_one_that_draws_nothing_may_have_a_tower_of_its_own(tmp_path):
+    wholes = {name: tiny_whole() for name in ("base", "chat", "gen")}
+    with torch.no_grad():
+        wholes["chat"].model.model.visual.pos_embed.add_(1.0)
+    folder = write_variants(wholes, tiny_whole(), tiny_whole(), tmp_path / "model")
+    base, chat = (emu2.load(folder / name, device="cpu") for name in ("base", "chat"))
+    apart = chat.model.model.visual.pos_embed - base.model.model.visual.pos_embed
+    assert apart.mean().item() == pytest.approx(1.0, abs=0.01)  # bfloat16
+    told = " ".join(runner.invoke(app, ["info", str(folder)]).output.split())
+    assert "chat: its own vision tower" in told
+    assert "gen: its own vision tower" not in told
+    with torch.no_grad():
+        wholes["gen"].model.model.visual.pos_embed.add_(1.0)
+    with pytest.raises(ValueError, match="vision tower of gen is another than the others'"):
+        write_variants(wholes, tiny_whole(), tiny_whole(), tmp_path / "model")
+
+
 def test_parts_of_different_runs_are_not_put_together(tmp_path):
     wholes = {name: tiny_whole() for name in ("base", "chat", "gen")}
     with pytest.raises(ValueError, match="vision tower of the image decoder's is another than the others'"):

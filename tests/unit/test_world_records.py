@@ -319,3 +319,15 @@ def test_text_may_say_made_up_words_again():
         assert all(known[word] == answer for word, answer in told)
     assert min(forms.values()) > 8
     assert _same(World(replace(SIMPLE, echoed=0.0))["text", 3], World(SIMPLE)["text", 3])
+
+
+def test_a_crowded_scene_has_another_thing_in_every_corner():
+    world = World(WorldConfig(kinds=("grounded_pair", "counting"), style="crowded", image_size=32, wording="name"))
+    for index in range(12):
+        facts = world["grounded_pair", index].truth
+        assert sorted(item["place"] for item in facts["scene"]["objects"]) == sorted(
+            ("top left", "top right", "bottom left", "bottom right")
+        )
+        assert len({item["concept"] for item in facts["scene"]["objects"]}) == 4
+        assert len(facts["phrases"]) == 4
+    world["counting", 0]  # kinds that ask for a number get it

@@ -214,7 +214,10 @@ def _inspect_pipeline(info: FolderInfo, path: Path) -> None:
 def _inspect_variants(info: FolderInfo, path: Path) -> None:
     variants = (_json(path / MANIFEST) or {}).get("variants", {})
     files = {"vision tower": path / VISION}
-    files |= {f"{name}: bridge, language model": path / name / WEIGHTS for name in variants}
+    for name in variants:
+        files[f"{name}: bridge, language model"] = path / name / WEIGHTS
+        if (path / name / VISION).is_file():
+            files[f"{name}: its own vision tower"] = path / name / VISION
     for part, folder in {"U-Net": "unet", "VAE": "vae", "video U-Net": "video/unet"}.items():
         whole, temporal = (path / folder / name for name in ("diffusion_pytorch_model.safetensors", TEMPORAL))
         files[part] = temporal if temporal.is_file() else whole

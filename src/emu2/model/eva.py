@@ -72,6 +72,13 @@ class EvaAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
+    def queries_and_keys(self, x: Tensor, head: int) -> tuple[Tensor, Tensor]:
+        """Of one head, both float[B, N, K]: what its softmax compares, before the division by sqrt(K)."""
+        size = self.q_bias.shape[0] // self.num_heads
+        own = slice(head * size, (head + 1) * size)
+        query, key, _ = self.qkv(x).chunk(3, dim=-1)
+        return query[..., own] + self.q_bias[own], key[..., own]
+
     def forward(self, x: Tensor) -> Tensor:
         B, N, D = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
@@ -158,6 +165,14 @@ class EvaVisionTower(PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.patch_embed
+
+    @torch.no_grad()
+    def soften(self, factor: float) -> None:
+        """Divide the scores of all attention by `factor`, in place: what attends to one position attends to several."""
+        for module in self.modules():
+            if isinstance(module, EvaAttention):
+                module.qkv.weight[: self.config.hidden_size].div_(factor)
+                module.q_bias.div_(factor)
 
     def forward(
         self, pixel_values: Tensor, interpolate_pos: bool = False, output_hidden_states: bool = False, **_: object

@@ -1,8 +1,9 @@
 """A folder of one small model in several variants, with what they share stored once.
 
     variants.json            what there is
-    vision.safetensors       the vision tower, of all variants
-    base/ chat/ gen/         config.json and model.safetensors: bridge and language model of each
+    vision.safetensors       the vision tower, of all variants that have none of their own
+    base/ chat/ gen/         config.json and model.safetensors: bridge and language model of each; vision.safetensors
+                             where its tower learned on
     processor/               tokeniser and picture processor, of all variants
     vae/ unet/ scheduler/    the image decoder;   video/: the video decoder (they share the VAE; where it is the image
                              decoder over time, video/unet/ holds what it has beyond that, temporal.safetensors)
@@ -48,6 +49,12 @@ class Variant:
     def processor(self) -> Path:
         return self.root / PROCESSOR
 
+    @property
+    def tower(self) -> Path:
+        """File of its vision tower."""
+        own = self.folder / VISION
+        return own if own.is_file() else self.root / VISION
+
     def load(self, *, dtype: torch.dtype, device_map: Any = None) -> Any:
         """The `Emu2ForConditionalGeneration` of this variant.
 
@@ -61,7 +68,7 @@ class Variant:
         from emu2.model.weight_files import Checkpoint
 
         config = Emu2Config.from_dict(read_folder_config(self.folder))
-        checkpoint = Checkpoint(self.folder, [self.root / VISION, self.folder / WEIGHTS])
+        checkpoint = Checkpoint(self.folder, [self.tower, self.folder / WEIGHTS])
         plan = plan_reading(checkpoint, "ours")
         model = load_weights(Emu2ForConditionalGeneration, config, checkpoint, plan, dtype=dtype, device_map=device_map)
         model.config.name_or_path = model.name_or_path = str(self.folder)

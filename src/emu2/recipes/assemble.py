@@ -23,7 +23,7 @@ from emu2.model.variants import MANIFEST, PROCESSOR, TOWER, VISION, WEIGHTS
 from emu2.train.whole import Whole
 
 #: Variant -> the stage that made it, and whether the decoders draw what it writes. Chat reads more embeddings of a
-#: picture than the decoders know, and learned to answer; as in the paper it draws nothing.
+#: picture than the decoders know, and learned to answer; as in the paper it draws nothing. So its tower may be its own.
 VARIANTS: dict[str, tuple[str, bool]] = {"base": ("unified", True), "chat": ("chat", False), "gen": ("gen", True)}
 
 #: How the small decoders draw best: few steps are enough at this size, and guidance makes their pictures worse. Clips
@@ -39,8 +39,8 @@ def assemble(runs: str | Path, folder: str | Path) -> Path:
         folder: is replaced, once the new one is whole.
 
     Raises:
-        ValueError: a stage is missing; or the variants do not share what they are to share (a vision tower, a VAE, a
-            tokeniser), because the stages belong to different pipelines.
+        ValueError: a stage is missing; or the variants do not share what they are to share (a vision tower where they
+            draw, a VAE, a tokeniser), because the stages belong to different pipelines.
     """
     runs, folder = Path(runs), Path(folder)
     wholes = {name: _load(runs, stage) for name, (stage, _) in VARIANTS.items()}
@@ -63,8 +63,14 @@ def write_variants(
     clips: `frames` and `keyframes` of what the video decoder learned from.
     """
     first = next(iter(wholes.values()))
+    tower = first.model.model.visual
+    # One that draws nothing may see in its own way: no decoder reads its embeddings.
+    apart = [
+        name for name, whole in wholes.items() if not VARIANTS[name][1] and not _same(tower, whole.model.model.visual)
+    ]
     for name, whole in {**wholes, "the image decoder's": drawing, "the video decoder's": filming}.items():
-        _require_same(first.model.model.visual, whole.model.model.visual, f"vision tower of {name}")
+        if name not in apart:
+            _require_same(tower, whole.model.model.visual, f"vision tower of {name}")
     _require_same(drawing.vae, filming.frame_vae, "VAE of the video decoder")
     words = first.processor.tokenizer.get_vocab()
     for name, whole in wholes.items():
@@ -79,6 +85,8 @@ def write_variants(
         if whole.model.generation_config is not None:
             whole.model.generation_config.save_pretrained(aside / name)
         _save(_named(whole.model.state_dict(), tower=False), aside / name / WEIGHTS)
+        if name in apart:
+            _save(_named(whole.model.state_dict(), tower=True), aside / name / VISION)
     first.processor.save_pretrained(aside / PROCESSOR)
     film = filming.video_unet
     shared = isinstance(film, FilmUNet) and film.draws_as(drawing.unet)
@@ -123,9 +131,13 @@ def _load(runs: Path, stage: str) -> Whole:
     return Whole.load(folder)
 
 
-def _require_same(one: nn.Module, other: nn.Module, what: str) -> None:
+def _same(one: nn.Module, other: nn.Module) -> bool:
     ours, theirs = one.state_dict(), other.state_dict()
-    if ours.keys() != theirs.keys() or any(not torch.equal(ours[name], theirs[name]) for name in ours):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _require_same(one: nn.Module, other: nn.Module, what: str) -> None:
+    if not _same(one, other):
         raise ValueError(
             f"The {what} is another than the others': these stages do not belong to one pipeline. Train the ones that "
             "follow `caption` and `autoencoder` again from these."

@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from emu2.recipes.assemble import VARIANTS, folder_bytes
-from emu2.recipes.pipeline import STARTS, Pipeline
+from emu2.recipes.pipeline import Pipeline
 from emu2.recipes.records import StageRecord, stage_records
 from emu2.train.report import duration, figure
 
 #: Beside the variants: the same as numbers, for `emu2 info`.
 CARD = "card.json"
+#: Of an objective, or of a stage whose name is none.
 _PURPOSE = {
     "contrastive": "pictures against their captions",
+    "reading": "clock faces and signs where they stand, against their names",
     "autoencoder": "pictures through the VAE and back",
     "language": "sentences, next token",
     "caption": "text after a picture or clip",
@@ -158,11 +160,11 @@ def _recipe(pipeline: Pipeline, records: Sequence[StageRecord]) -> list[str]:
         data = record.config.data
         sizes = sorted({data.batch_size, *data.batch_sizes.values()})
         batch = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        starts = ", ".join(dict.fromkeys(STARTS[record.name].values()))
+        starts = ", ".join(pipeline.needs(record.name))
         cells = [
             record.name,
             starts,
-            _PURPOSE[record.config.objective],
+            _PURPOSE[record.name if record.name in _PURPOSE else record.config.objective],
             f"{record.steps:,} x {batch}",
             _number(record.loss),
             _number(record.held_out),

@@ -14,7 +14,9 @@ from typing import Any
 from emu2.data.settings import DataConfig
 from emu2.train.config import DiffusionConfig, OptimConfig, RunConfig
 from emu2.train.settings import LookingBack
+from emu2.world.atlas import default_atlas
 from emu2.world.chat import QUESTIONS
+from emu2.world.reading import names_read
 
 #: All concepts of the training split, on all backgrounds, in free places, tilted.
 _WORLD: dict[str, object] = {"style": "full", "max_pages": 4, "shots": [0, 1, 2, 4, 8]}
@@ -156,6 +158,44 @@ def unified() -> RunConfig:
     )
 
 
+def reading() -> RunConfig:
+    """Chat's vision tower learns to read clock faces and signs, where they stand; how it sees all else is kept.
+
+    What tells the hour reaches one patch, that in the middle of the face, and the mean of the embeddings that chat
+    reads has lost it (a linear probe: 88 and 15 %). Contrast of regions alone hardly changed that within 400 batches;
+    with attention softened, and two heads told to bring the middle to the rest of the face, it did within 500."""
+    return _run(
+        "reading",
+        objective="contrastive",
+        contrast="regions",
+        kept_weight=1.0,
+        soften=300.0,
+        looking_back=LookingBack(heads={"grounded_pair": ((2, 0), (3, 0))}, weight=0.3),
+        parts=("vision", "text_tower"),
+        steps=3000,
+        data=_data(
+            {
+                "grounded_pair/read": 0.75,
+                "pair": 0.1,
+                "naming": 0.05,
+                "video_pair": 0.05,
+                "visual_prompt": 0.03,
+                "edit": 0.02,
+            },
+            batch_size=96,
+            world={**_WORLD, "shots": [2]},
+            worlds={
+                "grounded_pair/read": {
+                    "concepts": names_read(default_atlas()),
+                    "wording": "name",
+                    "style": "crowded",
+                }
+            },
+        ),
+        optim=OptimConfig(lr=2e-3, part_lr={"vision": 7e-4}, warmup_steps=100, clip_norm=1.0),
+    )
+
+
 def decoder() -> RunConfig:
     """The image decoder: denoise a picture's latents given its own embeddings. Of clips it sees a frame each: in
     pictures alone it knew things in the places where they are put, and drew one on its way in the next such place."""
@@ -273,6 +313,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "language": language,
     "caption": caption,
     "unified": unified,
+    "reading": reading,
     "decoder": decoder,
     "video_decoder": video_decoder,
     "chat": chat,

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,16 +40,36 @@ STARTS: dict[str, dict[str, str]] = {
     "unified": {"whole": "caption"},
     "decoder": {"whole": "caption", "image_decoder": START, "vae": "autoencoder"},
     "video_decoder": {"whole": "caption", "image_decoder": "decoder"},
-    "chat": {"whole": "unified"},
+    # Chat draws nothing, so it may see in a way of its own; the tower's is a stage that not every size has.
+    "reading": {"whole": "caption"},
+    "chat": {"whole": "unified", "vision": "reading"},
     # The decoder is there to show what is drawn; it does not train.
     "gen": {"whole": "unified", "image_decoder": "decoder"},
 }
+#: Without these, what would start from them keeps the parts it has.
+OPTIONAL = frozenset({"reading"})
 #: Which stages go first where several could: those that the longest chain of others waits for.
-ORDER = ("vision", "language", "autoencoder", "caption", "unified", "decoder", "chat", "gen", "video_decoder")
+ORDER = (
+    "vision",
+    "language",
+    "autoencoder",
+    "caption",
+    "unified",
+    "reading",
+    "decoder",
+    "chat",
+    "gen",
+    "video_decoder",
+)
 
 _POLL_SECONDS, _NOTE_SECONDS = 0.5, 5.0
 #: Beside a run's own files: what it started from, and when who has worked on it.
 STARTED, SESSIONS = "started.json", "sessions.json"
+
+
+def starts_of(name: str, stages: Iterable[str]) -> dict[str, str]:
+    """What a stage takes from which other, where the pipeline has `stages`."""
+    return {part: other for part, other in STARTS[name].items() if other not in OPTIONAL or other in stages}
 
 
 @dataclass
@@ -114,7 +134,7 @@ class Pipeline:
             raise ValueError(f"{out} is not the folder of a pipeline: it has no pipeline.json.")
         found = {name: _read(out / name / "config.json") for name in about.pop("stages")}
         stages = {name: from_dict(values) for name, values in found.items() if values}
-        begun = {n: c for n, c in stages.items() if all(o in (START, *stages) for o in STARTS[n].values())}
+        begun = {n: c for n, c in stages.items() if all(o in (START, *stages) for o in starts_of(n, found).values())}
         return cls(out, begun, about=about)
 
     def run(self, *, minutes: float | None = None, console: Console | None = None, quiet: bool = False) -> Outcome:
@@ -167,7 +187,11 @@ class Pipeline:
         return all(self.finished(other) for other in self.needs(name))
 
     def needs(self, name: str) -> list[str]:
-        return [] if name == START else list(dict.fromkeys(STARTS[name].values()))
+        return [] if name == START else list(dict.fromkeys(self.starts(name).values()))
+
+    def starts(self, name: str) -> dict[str, str]:
+        """What a stage takes from which other: `STARTS`, less the stages that this size has not."""
+        return starts_of(name, self.stages)
 
     def sessions(self, name: str) -> list[dict[str, Any]]:
         """Every piece of work on a stage: when, how long, from which step to which, on what machine."""
@@ -221,7 +245,7 @@ class Pipeline:
         """A stage and all that start from it."""
         found = [name]
         for other in ORDER:
-            if other not in found and any(start in found for start in STARTS[other].values()):
+            if other not in found and any(start in found for start in starts_of(other, self.stages).values()):
                 found.append(other)
         return found
 
@@ -276,7 +300,7 @@ class Pipeline:
         if name == START:
             lanes.begin(name, run, "make_start", next(iter(self.stages.values())), {})
             return
-        starts = STARTS[name]
+        starts = self.starts(name)
         _write(run / STARTED, {part: [other, self._mark(other)] for part, other in starts.items()})
         folders = {part: str(self.out / other / "model") for part, other in starts.items()}
         lanes.begin(name, run, "run_stage", self.stages[name], folders)

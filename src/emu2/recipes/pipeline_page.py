@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,20 +82,17 @@ def _section(pipeline: Pipeline, record: StageRecord) -> str:
     log = read_log(run / "log.jsonl")
     diagrams = "".join(diagram(title, *shown, log) for title, shown in _DIAGRAMS.items())
     return (
-        f'<h2 id="{record.name}">{record.name}</h2><p>{escape(_what(record, log))}</p>'
+        f'<h2 id="{record.name}">{record.name}</h2><p>{escape(_what(record, pipeline.starts(record.name), log))}</p>'
         f'<div class="curves">{diagrams or "No step is logged."}</div>'
         f"{samples(run / 'samples', heading='h3', each=_EACH)}"
         f"<details><summary>Settings</summary><pre>{escape(json.dumps(record.settings, indent=1))}</pre></details>"
     )
 
 
-def _what(record: StageRecord, log: list[dict[str, Any]]) -> str:
-    from emu2.recipes.pipeline import STARTS
-
+def _what(record: StageRecord, starts: Mapping[str, str], log: list[dict[str, Any]]) -> str:
     config = record.config
-    starts = [other if part == "whole" else f"the {part.replace('_', ' ')} of {other}"
-              for part, other in STARTS[record.name].items()]  # fmt: skip
-    text = f"Objective {config.objective}; trains {', '.join(config.parts)}; starts from {', '.join(starts)}. "
+    taken = [other if part == "whole" else f"the {part.replace('_', ' ')} of {other}" for part, other in starts.items()]
+    text = f"Objective {config.objective}; trains {', '.join(config.parts)}; starts from {', '.join(taken)}. "
     text += f"{record.steps:,} of {config.steps:,} steps of {config.data.batch_size} records"
     if config.data.batch_sizes:
         text += " (" + ", ".join(f"{kind} {size}" for kind, size in config.data.batch_sizes.items()) + ")"

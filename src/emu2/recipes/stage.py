@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel, UNet3DConditionModel  # noqa: F401
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel  # noqa: F401
 
 from emu2.decoder.image_pipeline import Emu2ImagePipeline  # noqa: F401  (imported ahead, once for all stages)
+from emu2.decoder.video_unet import FilmUNet  # noqa: F401
 from emu2.recipes.checks import check_start
 from emu2.recipes.start import completed, quiet_libraries, start_whole, train
 from emu2.train.config import RunConfig
@@ -67,7 +68,7 @@ def started(config: RunConfig, starts: Mapping[str, str]) -> Whole:
 
     Args:
         starts: what -> folder: "whole", the model itself (without its decoders); then "language", the language model;
-            "image_decoder", the picture decoder's parts; "vae", the VAE alone.
+            "vision", the vision tower; "image_decoder", the picture decoder's parts; "vae", the VAE alone.
 
     Raises:
         ValueError: a folder that holds no model, or one of another kind than the stage starts from.
@@ -82,6 +83,8 @@ def started(config: RunConfig, starts: Mapping[str, str]) -> Whole:
         if part == "language":
             whole.model.model.language_model.load_state_dict(other.model.model.language_model.state_dict())
             whole.model.lm_head.load_state_dict(other.model.lm_head.state_dict())
+        elif part == "vision":
+            whole.model.model.visual.load_state_dict(other.model.model.visual.state_dict())
         else:
             whole.vae = other.vae
         if part == "image_decoder":

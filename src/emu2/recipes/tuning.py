@@ -16,9 +16,11 @@ from typing import Any
 from emu2.data.settings import kind_of
 from emu2.train.config import LoraSettings, RunConfig
 
-#: Objective -> the kinds of record that its data may be when only a path is given, the likelier first.
+#: Objective -> the kinds of record that its data may be when only a path is given, the likelier first; "regions" is the
+#: contrastive one of regions.
 _KINDS = {
     "contrastive": ("pair",),
+    "regions": ("grounded_pair", "pair"),
     "language": ("text",),
     "caption": ("pair", "video_pair"),
     "unified": ("pair", "document", "text"),
@@ -68,7 +70,7 @@ def with_data(config: RunConfig, given: Sequence[str]) -> RunConfig:
     """
     sources: dict[str, dict[str, object]] = {}
     for text in given:
-        name, spec = _read(text, config.objective)
+        name, spec = _read(text, _KINDS["regions" if config.contrast == "regions" else config.objective])
         if name in sources:
             name = next(free for free in (f"{name}/{n}" for n in range(2, len(given) + 2)) if free not in sources)
         sources[name] = spec
@@ -144,8 +146,8 @@ def tuned(config: RunConfig, *, epochs: float, lora: int | None = None, context:
     )
 
 
-def _read(text: str, objective: str) -> tuple[str, dict[str, object]]:
-    """Name and settings of one `--data`."""
+def _read(text: str, likely: tuple[str, ...]) -> tuple[str, dict[str, object]]:
+    """Name and settings of one `--data`; `likely`: the kinds of record it may be."""
     name, equals, rest = text.partition("=")
     known = {kind for kinds in _KINDS.values() for kind in kinds} | set(_all_kinds())
     if not equals or kind_of(name) not in known:
@@ -155,10 +157,10 @@ def _read(text: str, objective: str) -> tuple[str, dict[str, object]]:
             spec = json.loads(rest)
         except json.JSONDecodeError as error:
             raise ValueError(f"{rest!r} is neither a path nor the JSON of a source's settings: {error}.") from error
-        return name or _KINDS[objective][0], spec
+        return name or likely[0], spec
     if not rest.strip():
         raise ValueError(f"A source is written PATH or KIND=PATH; got {text!r}.")
-    kinds = (name,) if name else _KINDS[objective]
+    kinds = (name,) if name else likely
     return _recognise(rest, kinds)
 
 

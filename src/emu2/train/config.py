@@ -176,6 +176,8 @@ class RunConfig:
         whose boxes they lie in, of grounded pairs.
     kept_weight: of how far the embeddings of pictures without boxes have gone from where they were when the run began
         (`contrastive` with contrast=regions), so that what was trained on them still reads them. 0 lets them go.
+    soften: what the vision tower's attention scores are divided by before the first step (likewise): attention that
+        has become hard does not learn.
     kl_weight: of the KL term (`autoencoder`), per latent number.
     ema_decay: keep a moving average of the trained parts and save that one; None keeps none.
     seed: of initial weights, order of data, noise.
@@ -219,6 +221,7 @@ class RunConfig:
     kept_features: int = 0
     contrast: Literal["pictures", "regions"] = "pictures"
     kept_weight: float = 0.0
+    soften: float = 1.0
     kl_weight: float = 1e-4
     ema_decay: float | None = None
     seed: int = 0
@@ -261,10 +264,12 @@ class RunConfig:
             self.looking_back.check(self)
         _require(self.kept_features >= 0, f"kept_features must be 0 or more; got {self.kept_features}.")
         _require(self.kept_weight >= 0, f"kept_weight must be 0 or more; got {self.kept_weight}.")
-        _require(
-            not self.kept_weight or self.contrast == "regions",
-            f"kept_weight={self.kept_weight} is for contrast=regions; this run's is {self.contrast!r}.",
-        )
+        _require(self.soften > 0, f"soften must be above 0; got {self.soften}.")
+        for name, value in (("kept_weight", self.kept_weight), ("soften", self.soften - 1.0)):
+            _require(
+                not value or self.contrast == "regions",
+                f"{name}={getattr(self, name)} is for contrast=regions; this run's is {self.contrast!r}.",
+            )
         for name in ("resolution", "num_query", "num_video_query"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} must be 1 or more, or null; got {value}.")

@@ -86,7 +86,8 @@ class LookingBack:
         kinds: then so should heads. With ":picture" after the kind, they learn to find what its pictures mark, and to
         look at the picture where all of it matters. `chat`: kinds whose records know what is sought; the heads learn
         to find that in the picture, with ":answer" after the kind, to find the question's word for it from before the
-        answer, and with ":frame3" to find it in the fourth frame of a clip.
+        answer, and with ":frame3" to find it in the fourth frame of a clip. `contrastive` with contrast=regions: heads
+        of the vision tower, which learn to look from each patch of a box at its middle.
     weight: of the loss.
     """
 
@@ -107,10 +108,11 @@ class LookingBack:
 
     def check(self, config: RunConfig) -> None:
         """Raise a ValueError where the rest of a run's settings does not allow it."""
-        if config.objective not in ("unified", "chat"):
+        regions = config.objective == "contrastive" and config.contrast == "regions"
+        if config.objective not in ("unified", "chat") and not regions:
             raise ValueError(
-                f"looking_back belongs to the objectives 'unified' and 'chat'; this run's is {config.objective!r}: "
-                "leave it out."
+                f"looking_back belongs to the objectives 'unified' and 'chat', and to contrast=regions; this run's is "
+                f"{config.objective!r}: leave it out."
             )
         hindering = {
             "compile": config.compile,
@@ -127,7 +129,7 @@ class LookingBack:
         if config.objective == "chat":
             further = [ANSWER, *(f"{FRAME}{number}" for number in range(max(config.data.frames)))]
         else:
-            further = [PICTURE]
+            further = [] if regions else [PICTURE]
         read += [f"{kind}{what}" for what in further for kind in read]
         unread = [name for name in self.heads if name not in read]
         if unread:

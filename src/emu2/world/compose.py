@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emu2.world.atlas import Atlas
 from emu2.world.dice import Dice
@@ -33,6 +33,7 @@ class Style:
     picture's side. tilted: share of objects that are turned. alone: sizes that a single object may have.
     max_objects, max_kinds: in scenes drawn without further demands.
     places: grid cells that objects stand in. sizes: the only ones there are; empty means by the number of objects.
+    crowded: another thing in every place, in scenes drawn without further demands.
     """
 
     colours: tuple[str, ...]
@@ -45,6 +46,7 @@ class Style:
     max_kinds: int
     places: tuple[str, ...] = PLACES
     sizes: tuple[str, ...] = ()
+    crowded: bool = False
 
     @property
     def capacity(self) -> int:
@@ -52,20 +54,23 @@ class Style:
         return min(MAX_OBJECTS, len(self.places))
 
 
+_CORNERS = Style(
+    colours=("white", "black", "red", "yellow", "green", "blue", "purple", "orange"),
+    plain=1.0,
+    free=0.0,
+    tilted=0.0,
+    jitter=0.0,
+    alone=("medium",),
+    max_objects=3,
+    max_kinds=2,
+    places=("top left", "top right", "bottom left", "bottom right"),
+    sizes=("medium",),
+)
 STYLES = {
     # One size, four places, nothing left to chance: a full caption tells all of the picture.
-    "corners": Style(
-        colours=("white", "black", "red", "yellow", "green", "blue", "purple", "orange"),
-        plain=1.0,
-        free=0.0,
-        tilted=0.0,
-        jitter=0.0,
-        alone=("medium",),
-        max_objects=3,
-        max_kinds=2,
-        places=("top left", "top right", "bottom left", "bottom right"),
-        sizes=("medium",),
-    ),
+    "corners": _CORNERS,
+    # As many things in a picture as there can be, for who learns from each where it stands.
+    "crowded": replace(_CORNERS, crowded=True),
     "simple": Style(
         colours=("white", "black", "red", "yellow", "green", "blue", "purple", "orange"),
         plain=1.0,
@@ -102,6 +107,8 @@ def draw_background(dice: Dice, style: Style) -> Background:
 
 def draw_counts(dice: Dice, style: Style) -> list[int]:
     """How many objects of each kind: half of the scenes show one object, the others up to the style's limits."""
+    if style.crowded:
+        return [1] * style.capacity
     if dice.chance(0.5):
         return [1]
     kinds = 1 + dice.below(style.max_kinds)

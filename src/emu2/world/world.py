@@ -61,7 +61,8 @@ class WorldConfig:
     seed: another seed gives other records.
     concepts: `None` = all of the split's; n = the first n everyday ones of the split, or all it has if it has fewer; or
         a list of names.
-    style: "corners" (plain backgrounds, up to 4 objects of 2 kinds in the corners, all of one size), "simple" (plain
+    style: "corners" (plain backgrounds, up to 4 objects of 2 kinds in the corners, all of one size), "crowded" (the
+        same with another thing in every corner, where no other number is asked for), "simple" (plain
         backgrounds, 3 x 3 grid, up to 4 objects of 2 kinds) or "full" (all backgrounds, free places, tilts, up to 6
         objects of 3 kinds).
     wording: `None` = a mixture of caption wordings, or one of them: "name", "background", "place", "full".
