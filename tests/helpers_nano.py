@@ -8,7 +8,7 @@ from emu2.demo.sections import KNOWN
 from emu2.evaluate.drawings import read_back, target_scene
 from emu2.evaluate.exam import Exam, MiniatureConfig
 from emu2.evaluate.figures import psnr
-from emu2.evaluate.films import one_way, way_seen
+from emu2.evaluate.films import identity_kept, one_way, way_seen
 from emu2.evaluate.said import counts_said, tells_all
 from emu2.evaluate.subject import Ask, LoadedSubject
 from emu2.evaluate.understanding import answers_right, conversation, questions_of
@@ -74,8 +74,11 @@ def filmed(exam: Exam, gen: LoadedSubject) -> dict[str, float]:
     """5 films."""
     records = exam.records("video_pair", 5, wording="full", keep=one_way)
     films = gen.film([Ask((record.truth["caption"],), record.segments[0]) for record in records], exam.config.frames)
-    told = [Clip.from_dict(record.truth["clip"]).motions[0].way for record in records]
-    return {"ways in films": mean(way_seen(frames, exam) == way for frames, way in zip(films, told, strict=True))}
+    pairs = [(frames, Clip.from_dict(record.truth["clip"])) for frames, record in zip(films, records, strict=True)]
+    return {
+        "ways in films": mean(way_seen(frames, exam) == clip.motions[0].way for frames, clip in pairs),
+        "things in films": mean(identity_kept(frames, clip.objects[0].emoji, exam) for frames, clip in pairs),
+    }
 
 
 def again(exam: Exam, base: LoadedSubject) -> dict[str, float]:

@@ -10,6 +10,7 @@ from emu2 import Video, tokens
 from emu2.data.records import Record
 from emu2.data.sequences import IGNORE, SequenceBuilder
 from emu2.processing.grounding import Box
+from emu2.processing.prompts import chat_parts
 
 PICTURE = Image.new("RGB", (SIDE, SIDE), "red")
 
@@ -119,3 +120,15 @@ def test_a_drawing_learns_its_last_picture_alone_and_is_asked_as_a_model_will_be
     assert len(sequence.images) == 4  # the box, what is in it, the picture, the target
     with pytest.raises(ValueError, match=r"'w' .text. must end in the picture or clip to be learned; it ends in a str"):
         SequenceBuilder(processor, 64).build(Record("text", ("words",), "w"), "last picture")
+
+
+@pytest.mark.parametrize("answer", ["5:00", "10", "#", "red", "The clock shows 5:00.", "two red"])
+def test_all_that_follows_the_prompt_of_an_answer_is_learned(processor, answer):
+    """A space that is a token of its own too (before digits, which no word begins with): the model has to write it."""
+    record = _chat(("system", ("say",)), ("user", (PICTURE, "left?")), ("assistant", (answer,)))
+    learned = SequenceBuilder(processor, 128).conversation(record)
+    messages = [{"role": "system", "content": "say"}, {"role": "user", "content": [PICTURE, "left?"]}]
+    prompt = processor.encode([part.content for part in chat_parts(messages)], add_bos=True).input_ids
+    assert learned.input_ids[: len(prompt)] == list(prompt)
+    assert learned.labels[: len(prompt)] == [IGNORE] * len(prompt)
+    assert learned.labels[len(prompt) :] == learned.input_ids[len(prompt) :]

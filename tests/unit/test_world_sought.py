@@ -61,3 +61,13 @@ def test_what_is_sought_are_the_boxes_of_what_is_asked_about(question):
             elif truth["question"] == "what":
                 assert [item["name"] for item in found] == [truth["label"]]
     assert (about_nothing > 0) == (question in ("count", "yes_no", "multi_turn", "quiz"))
+
+
+@pytest.mark.parametrize("question", ["clock", "letters", "flag"])
+def test_what_is_sought_of_a_reading_is_where_it_stands(question):
+    for record in _records(question, 20):
+        [sought] = record.sought
+        assert sought.words in record.truth["asked"]
+        [box] = sought.boxes
+        # Beside it there may be one other thing, which nothing is asked about.
+        assert [item["box"] for item in record.truth["scene"]["objects"]].count(list(box.xyxy)) == 1

@@ -31,6 +31,9 @@ IGNORE = -100
 
 Targets = Literal["text", "all", "last picture"]
 
+#: A space that is a token of its own, as byte-level vocabularies and sentencepiece's write it.
+_BLANK = ("\u0120", "\u2581")
+
 #: What marks boxes in an answer.
 _BOX_TOKENS = (tokens.GROUNDING, tokens.PHRASE, tokens.OBJECT)
 
@@ -93,6 +96,8 @@ class SequenceBuilder:
         self.start_id, self.end_id = ids[tokens.IMG], ids[tokens.IMG_END]
         self.image_id, self.frame_id, self.video_id = ids[tokens.IMAGE_SLOT], ids[tokens.FRAME_SLOT], ids[tokens.VIDEO]
         self.slot_ids = frozenset({self.image_id, self.frame_id})
+        vocabulary = tokenizer.get_vocab()
+        self.blank_ids = frozenset(vocabulary[token] for token in _BLANK if token in vocabulary)
         self._picture_ids = self.slot_ids | {self.start_id, self.end_id, self.video_id}
 
     def build(self, record: Record, targets: Targets) -> Sequence:
@@ -191,7 +196,12 @@ class SequenceBuilder:
         encoded = self.processor.encode([part.content for part in parts], add_bos=True)
         ids = list(encoded.input_ids)
         labels = [IGNORE] * len(ids)
-        for part, (start, end) in zip(parts, encoded.spans, strict=True):
+        # A prompt ends in "[ASSISTANT]:". The space after it is the answer's, also where it is a token of its own.
+        starts = [
+            start - (part.is_answer and start > 0 and ids[start - 1] in self.blank_ids)
+            for part, (start, _) in zip(parts, encoded.spans, strict=True)
+        ]
+        for part, start, (_, end) in zip(parts, starts, encoded.spans, strict=True):
             for t in range(start, end if part.is_answer else start):
                 if ids[t] not in self._picture_ids:
                     labels[t] = ids[t]
@@ -202,7 +212,7 @@ class SequenceBuilder:
         # Where each question ends: its answer begins there.
         ends = [
             start
-            for (before, part), (start, _) in zip(pairwise(parts), encoded.spans[1:], strict=True)
+            for (before, part), start in zip(pairwise(parts), starts[1:], strict=True)
             if part.is_answer and not before.is_answer
         ]
         return replace(sequence, looks=self._at_what_is_sought(record, sequence, ends))
@@ -293,7 +303,9 @@ def _at_earlier_answers(record: Record, spans: Seq[tuple[int, int]]) -> tuple[Lo
 
 def _spelt(token: str) -> str:
     """A token's letters: vocabularies mark a word's beginning instead of writing the space before it."""
-    return token.replace("\u0120", " ").replace("\u2581", " ")
+    for blank in _BLANK:
+        token = token.replace(blank, " ")
+    return token
 
 
 def covered(boxes: Iterable[Box], side: int) -> list[bool]:

@@ -73,13 +73,14 @@ def _read(
     view: View | None,
     kind: str,
     drawings: Callable[[Atlas, str], dict[str, Emoji]],
-    questions: tuple[str, ...],
+    questions: dict[str, str],
     tell: Callable[[str], str],
     listed: bool,
 ) -> tuple[Scene, Exchange] | None:
     """What is to be read stands upright, in one of the larger sizes, alone or beside something else.
 
-    None where a picture is given already, which shows nothing to be read.
+    `questions`: each with its word for what is to be read. None where a picture is given already, which shows nothing
+    to be read.
     """
     if view is not None:
         return None
@@ -92,26 +93,28 @@ def _read(
         emoji.append(studio.variant(dice, company))
     sizes = ("medium", "large") if len(emoji) == 1 else ("medium",)
     scene = studio.scene_of(dice, emoji, sizes=sizes, upright=True)
+    asked = dice.pick(tuple(questions))
     return scene, Exchange(
         kind,
-        dice.pick(questions),
+        asked,
         label,
         tell,
         labels=labels if listed else (),
         chance=1 / len(labels),
         told=frozenset((choices[label].noun,)),
+        sought=(questions[asked], [item for item in scene.objects if item.emoji == emoji[0]]),
     )
 
 
 def clock(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "What time is it?", of a clock face."""
-    questions = ("What time does the clock show?", "What time is it?", "Read the clock.")
+    questions = {"What time does the clock show?": "clock", "What time is it?": "time", "Read the clock.": "clock"}
     return _read(studio, dice, view, "clock", clocks, questions, lambda label: f"The clock shows {label}.", listed=True)
 
 
 def letters(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "What does the sign say?", of a sign with letters or digits."""
-    questions = ("What does the sign say?", "What is written on the sign?", "Read the sign.")
+    questions = dict.fromkeys(("What does the sign say?", "What is written on the sign?", "Read the sign."), "sign")
     return _read(
         studio, dice, view, "letters", signs, questions, lambda label: f'The sign says "{label}".', listed=True
     )
@@ -119,7 +122,7 @@ def letters(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Excha
 
 def flag(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
     """ "Whose flag is this?" """
-    questions = ("Whose flag is this?", "Which flag is this?", "Whose flag can be seen?")
+    questions = dict.fromkeys(("Whose flag is this?", "Which flag is this?", "Whose flag can be seen?"), "flag")
     return _read(
         studio, dice, view, "flag", flags, questions, lambda label: f"It is the flag of {label}.", listed=False
     )
