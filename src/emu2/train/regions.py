@@ -181,8 +181,6 @@ class RegionObjective(Objective):
         }
         terms = {}
         for name, (shown, right) in seen.items():
-            if self.metric is not None:
-                shown = shown @ self.metric  # where all directions count, details do
             scores = tower.scale() * tower.embed_vision(shown.unsqueeze(1)) @ text.T  # [R or M, N]
             terms[name] = F.cross_entropy(scores, right) if len(right) else scores.sum() * 0.0
         if self.heads:
