@@ -13,6 +13,8 @@ from emu2.decoder.presets import unet_config, vae_config, video_unet_config
 from emu2.decoder.video_unet import FilmUNet, predict_clip
 from emu2.model.modeling_emu2 import Emu2ForConditionalGeneration
 from emu2.recipes.checks import check_folder, check_start, context_of, size_of
+from emu2.recipes.fresh import add_video_decoder
+from emu2.recipes.stage import started
 from emu2.recipes.start import kind_of, open_sources, start_whole
 from emu2.world.world import KINDS
 
@@ -200,3 +202,28 @@ def test_a_source_without_data_is_named():
         DataConfig(opening={"chat": 3})
     with pytest.raises(ValueError, match=r"data.opening gives a number of steps.*got 'text': 3, of weight 0"):
         DataConfig(kinds={"pair": 1.0, "text": 0.0}, opening={"text": 3})
+
+
+def test_a_stage_takes_the_vision_tower_of_another(tmp_path):
+    base, other = tiny_whole(), tiny_whole()
+    with torch.no_grad():
+        other.model.model.visual.pos_embed.add_(1.0)
+    base.save(tmp_path / "base")
+    other.save(tmp_path / "other")
+    config = recipes.recipe("chat")
+    whole = started(config, {"whole": str(tmp_path / "base"), "vision": str(tmp_path / "other")})
+    assert torch.equal(whole.model.model.visual.pos_embed, other.model.model.visual.pos_embed)
+    assert torch.equal(whole.model.model.project_up.weight, base.model.model.project_up.weight)
+
+
+def test_the_video_decoder_of_nano_is_its_image_decoder_over_time():
+    whole = tiny_whole()
+    whole.video_unet = whole.video_scheduler = None
+    whole.model.config.vision_config.hidden_size = 256  # of nano
+    add_video_decoder(whole, seed=3)
+    assert isinstance(whole.video_unet, FilmUNet)
+    assert whole.video_unet.draws_as(whole.unet)
+    assert whole.video_unet.conv_in.weight is not whole.unet.conv_in.weight
+    whole.unet = None
+    with pytest.raises(ValueError, match="its image decoder over time, and this model has no image decoder: train"):
+        add_video_decoder(whole)
