@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emu2.model.variants import VISION
 from emu2.recipes.assemble import VARIANTS, folder_bytes
 from emu2.recipes.pipeline import Pipeline
 from emu2.recipes.records import StageRecord, stage_records
@@ -262,7 +263,9 @@ def parts(folder: Path) -> dict[str, tuple[int, int]]:
     for file in sorted(folder.rglob("*.safetensors")):
         numbers = sum(info.numel for info in WeightFile(file).infos.values())
         place = file.relative_to(folder)
-        found[str(place.parent if place.parent != Path() else place.stem)] = (numbers, file.stat().st_size)
+        # A part's folder says what it is, but that of a variant with a tower of its own.
+        named = place.parent == Path() or place.name == VISION
+        found[str(place.with_suffix("") if named else place.parent)] = (numbers, file.stat().st_size)
     return found
 
 
