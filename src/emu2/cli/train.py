@@ -31,9 +31,9 @@ HELP = """Train a model: one recipe is one stage, from nothing or from a model f
   torchrun --nproc-per-node 8 --no-python emu2 train unified --size 37b --model FOLDER --accumulate 50
 
 Recipes, in the order a model from nothing goes through them: vision, language, caption, unified, autoencoder, decoder,
-video_decoder, reading (nano alone), chat, gen. With --all instead of one of them a size that starts from nothing, nano or debug: all of its
-stages, in pieces if one likes; the same command goes on. A run's folder holds config.json, log.jsonl, tensorboard/,
-checkpoints/ and, once it is complete, summary.json and model/ (with --lora adapter/).
+video_decoder, reading (nano alone), chat, gen. With --all instead of one of them a size that starts from nothing, nano
+or debug: all of its stages, in pieces if one likes; the same command goes on. A run's folder holds config.json,
+log.jsonl, tensorboard/, checkpoints/ and, once it is complete, summary.json and model/ (with --lora adapter/).
 """
 
 #: Beside a run's config.json: the model it started from, so that --resume need not be told.
