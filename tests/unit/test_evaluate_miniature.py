@@ -155,7 +155,7 @@ def test_wrong_settings_are_refused():
         examine(Oracle(), only=["chats"])
     with pytest.raises(ValueError, match="questions must be at least 2"):
         MiniatureConfig(questions=1)
-    with pytest.raises(ValueError, match="style must be one of corners, simple, full; got 'tidy'"):
+    with pytest.raises(ValueError, match="style must be one of corners, crowded, simple, full; got 'tidy'"):
         MiniatureConfig(style="tidy")
     with pytest.raises(ValueError, match="concepts is a number of everyday concepts"):
         MiniatureConfig(concepts=0)

@@ -95,7 +95,7 @@ def miniature_command(
         ),
     ] = None,
     style: Annotated[
-        str, typer.Option("--style", help="Of the scenes: corners, simple or full.", rich_help_panel=_ASKED)
+        str, typer.Option("--style", help="Of the scenes: corners, crowded, simple or full.", rich_help_panel=_ASKED)
     ] = "full",
     concepts: Annotated[
         int | None,

@@ -49,6 +49,7 @@ class Style(str, Enum):
     """The names of emu2.world.compose.STYLES, for the help."""
 
     corners = "corners"
+    crowded = "crowded"
     simple = "simple"
     full = "full"
 
