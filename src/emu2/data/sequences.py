@@ -364,6 +364,19 @@ def first_image(record: Record) -> Image.Image:
     raise ValueError(f"Record {record.key!r} ({record.kind}) has no picture, and this objective needs one.")
 
 
+def any_picture(record: Record, chance: random.Random) -> tuple[Image.Image, str]:
+    """The first still of a record, or of one that has none a frame of its clip; and which frame, for a key.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    clip = next((segment for segment in record.segments if isinstance(segment, Video)), None)
+    if clip is None or any(isinstance(segment, Image.Image) for segment in record.segments):
+        return first_image(record), ""
+    index = chance.randrange(len(clip))
+    return clip[index], f"#frame{index}"
+
+
 def joined_text(record: Record) -> str:
     """All text of a record, in order.
 

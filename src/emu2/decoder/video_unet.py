@@ -85,7 +85,8 @@ class FilmUNet(UNet2DConditionModel):
         Raises:
             ValueError: `temporal` is of a U-Net of other sizes.
         """
-        with torch.random.fork_rng(devices=[]):
+        # Where every weight is given none is drawn first.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if temporal is None else "meta"):
             torch.manual_seed(seed)
             made = cls.from_config(unet.config)
         spatial = {_spatial_name(made, name): tensor for name, tensor in unet.named_parameters()}

@@ -245,7 +245,7 @@ class Pipeline:
         """A stage and all that start from it."""
         found = [name]
         for other in ORDER:
-            if other not in found and any(start in found for start in starts_of(other, self.stages).values()):
+            if other not in found and any(start in found for start in self.starts(other).values()):
                 found.append(other)
         return found
 

@@ -23,9 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from emu2.data.records import Record
-from emu2.data.sequences import first_image
+from emu2.data.sequences import any_picture, first_image
 from emu2.decoder.conditioning import added_conditions, with_places
-from emu2.processing.video import Video
 from emu2.train.chance import RowChance
 from emu2.train.config import RunConfig
 from emu2.train.features import FeatureCache
@@ -217,18 +216,6 @@ class DiffusionObjective(Objective):
         """Of each sample: what the vision tower reads and what the VAE reads, not yet made."""
 
 
-def _picture_of(record: Record, chance: random.Random) -> tuple[Image.Image, str]:
-    """The first still of a record, or a frame of its clip; and which frame, for a key.
-
-    In clips things are on their way from place to place, in pictures where they were put.
-    """
-    clip = next((segment for segment in record.segments if isinstance(segment, Video)), None)
-    if clip is None or any(isinstance(segment, Image.Image) for segment in record.segments):
-        return first_image(record).convert("RGB"), ""
-    index = chance.randrange(len(clip))
-    return clip[index].convert("RGB"), f"#frame{index}"
-
-
 def rows_as_makers(pixels: Pixels) -> PixelMakers:
     """Pixels that are made already, in the form that a cache of features asks for."""
     seen, drawn = ([partial(rows.__getitem__, i) for i in range(len(rows))] for rows in pixels)
@@ -262,7 +249,8 @@ class DecoderObjective(DiffusionObjective):
         return self.whole.scheduler
 
     def sample(self, record: Record, chance: random.Random) -> DecoderSample:
-        image, which = _picture_of(record, chance)
+        image, which = any_picture(record, chance)
+        image = image.convert("RGB")
         width, height = image.size
         require_side(record, image.size, self.size)
         scale = self.size / min(width, height) * chance.uniform(*self.config.diffusion.crop_scale)

@@ -30,11 +30,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emu2.data.records import Record
-from emu2.data.sequences import covered, first_image
+from emu2.data.sequences import any_picture, covered
 from emu2.model.bridge import pool_grid
 from emu2.model.losses import whitening
 from emu2.processing.grounding import Box, parse_grounding
-from emu2.processing.video import Video
 from emu2.train.config import RunConfig
 from emu2.train.objectives import Batch, Objective
 from emu2.train.whole import Whole
@@ -98,8 +97,7 @@ class RegionObjective(Objective):
         return {"regions": 1.0, "patches": 1.0, **kept, **told}
 
     def sample(self, record: Record, chance: random.Random) -> PhrasedPicture:
-        clip = next((segment for segment in record.segments if isinstance(segment, Video)), None)
-        image = first_image(record) if clip is None else clip[chance.randrange(len(clip))]
+        image, _ = any_picture(record, chance)
         assert self.whole.text_tower is not None
         longest, tokenizer = self.whole.text_tower.max_length, self.whole.processor.tokenizer
         text = "".join(segment for segment in record.segments if isinstance(segment, str))
