@@ -89,7 +89,32 @@ def test_undistracted_rules_vary_in_what_decides_alone():
         WorldConfig(distracted=1.5)
 
 
+def test_undistracted_rules_have_scenes_in_every_split():
+    """Where a split holds a thing back in some scenes, those of a rule may be all that vary; others are then drawn."""
+    world = World(replace(SIMPLE, style="corners", split="seen", concepts=20, distracted=0.0, shots=(1,)))
+    assert len({world["rule", number].truth["rule"] for number in range(150)}) == len(ATTRIBUTES) - 1
+
+
 # Rule ----------------------------------------------------------------------------------------------------------------
+
+
+def test_spoken_rules_say_what_decides():
+    numbers = {"one": 1, "two": 2, "three": 3}
+    shares = {}
+    for share in (0.0, 0.5, 1.0):
+        world = World(replace(SIMPLE, spoken=share))
+        spoken = []
+        for number in range(60):
+            truth = world["rule", number].truth
+            binding = truth["binding"]
+            spoken.append(all(numbers.get(word, word) == value for word, value in binding.items()))
+            assert world["rule", number].segments[0] == f"{' or '.join(binding)}?"
+            assert truth["scene"] == World(SIMPLE)["rule", number].truth["scene"]  # whatever the words are
+        shares[share] = sum(spoken) / len(spoken)
+    assert (shares[0.0], shares[1.0]) == (0, 1)
+    assert 0.3 < shares[0.5] < 0.7
+    with pytest.raises(ValueError, match=r"spoken must be a share from 0 to 1; got 2"):
+        WorldConfig(spoken=2)
 
 
 def _value(attribute: str, facts: dict, values: list) -> object:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from emu2.data.records import Record
 from emu2.world.atlas import Emoji
+from emu2.world.captions import NUMBERS
 from emu2.world.compose import stand
 from emu2.world.dice import Dice
 from emu2.world.episodes import MADE_UP_WORDS, choice_of, draw_order, episode
@@ -39,7 +40,7 @@ class _Rule:
     hidden: str
     values: dict[str, tuple]
     groups: dict[str, list[Emoji]]
-    alone: bool = False
+    alone: bool
 
 
 def rule(studio: Studio, dice: Dice, key: str) -> Record:
@@ -47,14 +48,15 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
 
     The pictures vary in background colour, count, side, size and kind of thing, each as often one way as the other and
     each for itself; only one of these decides the word. In episodes that are not `distracted` the others stay the
-    same. With `rounds` every two demonstrations show each word once.
+    same. With `rounds` every two demonstrations show each word once. In episodes that are `spoken` the words are the
+    values' own ("left or right?"): they teach what pictures vary in, and the others which of it decides.
     `truth["ideal"]` says how right the best reader of the demonstrations is: 1, or 0 where they mislead, or 0.5 where
     they leave it open (without any always), so that its mean is the most that a model can reach.
     """
-    law = _draw_rule(studio, dice)
-    if studio.config.distracted < 1:
-        law = replace(law, alone=not dice.chance(studio.config.distracted))
+    law = _draw_rule(studio, dice, alone=not Dice(key, "distracted").chance(studio.config.distracted))
     words = dice.sample(MADE_UP_WORDS, 2)
+    if Dice(key, "spoken").chance(studio.config.spoken):
+        words = [NUMBERS[value] if law.hidden == "count" else value for value in law.values[law.hidden]]
 
     def show(side: int) -> tuple[Scene, str, dict[str, int]]:
         scene, sides = _draw_scene(studio, dice, law, side)
@@ -78,10 +80,10 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
     return episode(studio, "rule", key, choice_of(words), [item[:2] for item in shown], query[:2], truth, whole=True)
 
 
-def _draw_rule(studio: Studio, dice: Dice) -> _Rule:
+def _draw_rule(studio: Studio, dice: Dice, alone: bool) -> _Rule:
     """A rule of which the split has scenes on both sides."""
     for _ in range(_ATTEMPTS):
-        law = _any_rule(studio, dice)
+        law = _any_rule(studio, dice, alone)
         if all(
             any(studio.allows(_draw_scene(studio, dice, law, side)[0]) for _ in range(_ATTEMPTS)) for side in (0, 1)
         ):
@@ -89,7 +91,7 @@ def _draw_rule(studio: Studio, dice: Dice) -> _Rule:
     raise ValueError(f"The split {studio.config.split!r} has too few scenes for any rule; allow more concepts.")
 
 
-def _any_rule(studio: Studio, dice: Dice) -> _Rule:
+def _any_rule(studio: Studio, dice: Dice, alone: bool) -> _Rule:
     style = studio.style
     groups = studio.kinds_of_things
     names = [
@@ -110,7 +112,7 @@ def _any_rule(studio: Studio, dice: Dice) -> _Rule:
         values["size"] = tuple(dice.shuffled(sizes))
     if "group" in names:
         values["group"] = tuple(dice.sample(sorted(groups), 2))
-    return _Rule(hidden, values, groups)
+    return _Rule(hidden, values, groups, alone)
 
 
 def _draw_scene(studio: Studio, dice: Dice, law: _Rule, side: int) -> tuple[Scene, dict[str, int]]:

@@ -74,6 +74,7 @@ class WorldConfig:
         any time, and the order tells nothing: who learns from rounds learns to count them, and says after one
         demonstration that the next is another word.
     distracted: share of rule episodes, 0 to 1, in which attributes that do not decide the word vary as well.
+    spoken: share of rule episodes, 0 to 1, whose words are the values' own ("left or right?") instead of made up.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often; all but
@@ -96,6 +97,7 @@ class WorldConfig:
     ways: Sequence[int] = (2, 4)
     rounds: bool = True
     distracted: float = 1.0
+    spoken: float = 0.0
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
     questions: Mapping[str, float] | Sequence[str] = USUAL_QUESTIONS
@@ -128,7 +130,7 @@ class WorldConfig:
         check(bool(self.frames) and all(2 <= n <= 64 for n in self.frames), "frames", "numbers from 2 to 64")
         for name in ("rounds", "variants"):
             check(isinstance(getattr(self, name), bool), name, "true or false")
-        for name in ("distracted", "told", "echoed"):
+        for name in ("distracted", "spoken", "told", "echoed"):
             check(0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")
 
     @property
