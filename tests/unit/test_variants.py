@@ -135,6 +135,13 @@ def test_an_image_decoder_over_time_is_stored_as_what_it_has_beyond_it(tmp_path)
     assert "video U-Net" in told.output
 
 
+def test_no_file_names_the_folders_that_parts_were_read_from(tmp_path):
+    tiny_whole().save(tmp_path / "run")
+    whole = Whole.load(tmp_path / "run")
+    folder = write_variants(dict.fromkeys(("base", "chat", "gen"), whole), whole, whole, tmp_path / "model")
+    assert not [file for file in folder.rglob("*.json") if str(tmp_path) in file.read_text()]
+
+
 def test_one_that_draws_nothing_may_have_a_tower_of_its_own(tmp_path):
     wholes = {name: tiny_whole() for name in ("base", "chat", "gen")}
     with torch.no_grad():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ConfigMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -104,7 +105,9 @@ def write_variants(
 
 
 def small(module: nn.Module) -> Any:
-    """A module with its matrices and kernels in bfloat16, in place."""
+    """A module with its matrices and kernels in bfloat16, in place, and without the name of the folder it was in."""
+    if isinstance(module, ConfigMixin):
+        module.register_to_config(_name_or_path="")
     for parameter in module.parameters():
         parameter.data = _small(parameter.data)
     return module
