@@ -49,14 +49,16 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
     The pictures vary in background colour, count, side, size and kind of thing, each as often one way as the other and
     each for itself; only one of these decides the word. In episodes that are not `distracted` the others stay the
     same. With `rounds` every two demonstrations show each word once. In episodes that are `spoken` the words are the
-    values' own ("left or right?"): they teach what pictures vary in, and the others which of it decides.
+    values' own ("left", "right"). Half of these open with both ("left or right?"), which teaches what pictures vary
+    in; half with nothing, so that whoever reads a picture has to keep all of it until words say what matters.
     `truth["ideal"]` says how right the best reader of the demonstrations is: 1, or 0 where they mislead, or 0.5 where
     they leave it open (without any always), so that its mean is the most that a model can reach.
     """
     law = _draw_rule(studio, dice, alone=not Dice(key, "distracted").chance(studio.config.distracted))
-    words = dice.sample(MADE_UP_WORDS, 2)
-    if Dice(key, "spoken").chance(studio.config.spoken):
+    words, spoken, opened = dice.sample(MADE_UP_WORDS, 2), Dice(key, "spoken"), True
+    if spoken.chance(studio.config.spoken):
         words = [NUMBERS[value] if law.hidden == "count" else value for value in law.values[law.hidden]]
+        opened = spoken.chance(0.5)
 
     def show(side: int) -> tuple[Scene, str, dict[str, int]]:
         scene, sides = _draw_scene(studio, dice, law, side)
@@ -77,7 +79,8 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
         "chance": 0.5,
         "ideal": _ideal([(sides, sides[law.hidden]) for _, _, sides in shown], query[2], target),
     }
-    return episode(studio, "rule", key, choice_of(words), [item[:2] for item in shown], query[:2], truth, whole=True)
+    opening = choice_of(words) if opened else ""
+    return episode(studio, "rule", key, opening, [item[:2] for item in shown], query[:2], truth, whole=True)
 
 
 def _draw_rule(studio: Studio, dice: Dice, alone: bool) -> _Rule:

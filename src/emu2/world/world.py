@@ -74,7 +74,7 @@ class WorldConfig:
         any time, and the order tells nothing: who learns from rounds learns to count them, and says after one
         demonstration that the next is another word.
     distracted: share of rule episodes, 0 to 1, in which attributes that do not decide the word vary as well.
-    spoken: share of rule episodes, 0 to 1, whose words are the values' own ("left or right?") instead of made up.
+    spoken: share of rule episodes, 0 to 1, whose words are the values' own ("left", "right") instead of made up.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often; all but
