@@ -201,7 +201,8 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
         "target": 0.7,
         "reached": False,
     }
-    figures.write_text(json.dumps({"rows": [row]}))
+    gained = {"group": "Naming", "name": "gain", "value": 0.0, "target": 0.0, "goal": "more than", "reached": False}
+    figures.write_text(json.dumps({"rows": [row, gained]}))
     notes.write_text("It fails at dusk.")
     for given in (card, model / "card.json"):  # either half alone is no card
         with pytest.raises(ValueError, match="are not the two halves of a model card"):
@@ -217,6 +218,7 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
     assert "## How it was made\n\nSlowly.\n\n## Measured\n\n| what |" in written
     assert "| Edit | made | 0.5 | 0.4 to 0.6 | 9 | 0.7 | no |" in written
     assert "- Edit, made: 0.5 where 0.7 was wanted" in written
+    assert "- Naming, gain: 0 where more than 0 was wanted" in written
     assert "It fails at dusk." in written
     assert "old" not in written
     assert f"| all | | {folder_bytes(model):,} |" in written

@@ -233,13 +233,18 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def _wanted(row: Mapping[str, Any]) -> str:
+    least = _number(row.get("target"))
+    return f"more than {least}" if row.get("goal") == "more than" else least
+
+
 def _failures(notes: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["## Known failures", ""]
     missed = [row for row in rows if row.get("reached") is False]
     if missed:
         lines += ["Targets missed:", ""]
         lines += [
-            f"- {row['group']}, {row['name']}: {_number(row['value'])} where {_number(row.get('target'))} was wanted"
+            f"- {row['group']}, {row['name']}: {_number(row['value'])} where {_wanted(row)} was wanted"
             for row in missed
         ]
         lines.append("")

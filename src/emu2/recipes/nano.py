@@ -109,7 +109,8 @@ def unified() -> RunConfig:
     what makes learning in context appear; MMC4's millions of pages do that for the paper's size. Two heads in the
     middle are told where to look for what an episode names: without that the right one of two words was not found
     after some ten thousand episodes, with it after three thousand of nothing else. So naming comes first, alone; then
-    red circles, which a head is told to find; then rules in pictures that differ in nothing else."""
+    red circles, which a head is told to find; then rules: first those that say what decides, which teach to see it,
+    then in pictures that differ in nothing else."""
     return _run(
         "unified",
         objective="unified",
@@ -124,9 +125,10 @@ def unified() -> RunConfig:
                 "document": 0.04,
                 "storyboard": 0.03,
                 "text": 0.03,
-                "naming": 0.22,
+                "naming": 0.18,
                 "rule": 0.08,
-                "rule/plain": 0.02,
+                "rule/plain": 0.03,
+                "rule/spoken": 0.03,
                 "tuple": 0.05,
                 "counting": 0.05,
                 "visual_prompt": 0.05,
@@ -138,8 +140,13 @@ def unified() -> RunConfig:
             # Who learns from rounds counts them: after one demonstration the next word was the other one, whatever was
             # shown (57 % right; 68 % after 1,900 batches without rounds).
             world={**_WORLD, "rounds": False},
-            worlds={"text": _LOOKED_BACK, "naming": {"echoed": 0.3}, "rule/plain": {"distracted": 0.0}},
-            opening={"naming": 500, "visual_prompt": 300, "rule/plain": 450},
+            worlds={
+                "text": _LOOKED_BACK,
+                "naming": {"echoed": 0.3},
+                "rule/plain": {"distracted": 0.0},
+                "rule/spoken": {"spoken": 1.0},
+            },
+            opening={"naming": 500, "visual_prompt": 300, "rule/spoken": 150, "rule/plain": 300},
             frames=(8,),
             bucket=True,
         ),
