@@ -222,7 +222,7 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
     assert "It fails at dusk." in written
     assert "old" not in written
     assert f"| all | | {folder_bytes(model):,} |" in written
-    assert json.loads((model / "card.json").read_text()) == {"budget": "cpu", "figures": [row]}
+    assert json.loads((model / "card.json").read_text()) == {"budget": "cpu", "figures": [row, gained]}
     before = written
     write_again(model, card, figures=figures, notes=notes)
     assert card.read_text() == before
