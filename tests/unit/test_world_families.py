@@ -117,8 +117,9 @@ def test_spoken_rules_say_what_decides():
     assert (shares[0.0], shares[1.0]) == (0, 1)
     assert 0.3 < shares[0.5] < 0.7
     assert 0.3 < sum(opened) / len(opened) < 0.7
-    with pytest.raises(ValueError, match=r"spoken must be a share from 0 to 1; got 2"):
-        WorldConfig(spoken=2)
+    for wrong in (2, "often"):
+        with pytest.raises(ValueError, match=f"spoken must be a share from 0 to 1; got {wrong!r}"):
+            WorldConfig(spoken=wrong)
 
 
 def _value(attribute: str, facts: dict, values: list) -> object:

@@ -131,7 +131,8 @@ class WorldConfig:
         for name in ("rounds", "variants"):
             check(isinstance(getattr(self, name), bool), name, "true or false")
         for name in ("distracted", "spoken", "told", "echoed"):
-            check(0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")
+            share = getattr(self, name)
+            check(isinstance(share, int | float) and 0 <= share <= 1, name, "a share from 0 to 1")
 
     @property
     def weights(self) -> dict[str, float]:
