@@ -1,6 +1,5 @@
 """Episodes whose answer only the demonstrations tell, pictures drawn on demand, and edits: true and exact."""
 
-import itertools
 import json
 import re
 from collections import Counter
@@ -14,7 +13,6 @@ from PIL import Image
 from emu2.data.records import Record
 from emu2.processing.grounding import Box
 from emu2.world import Background, Scene, SceneObject, World, WorldConfig, default_atlas
-from emu2.world.rules import ATTRIBUTES
 from emu2.world.scene import place_at
 from emu2.world.tuples import FORMS, in_brackets
 
@@ -68,123 +66,6 @@ def test_without_rounds_the_order_tells_nothing(kind):
                 after[rounds].append(len(set(shown[start : start + choices])) == choices)
     assert all(after[True])  # each word once in every round
     assert 0.2 < sum(after[False]) / len(after[False]) < 0.6  # of two words in every other one, of four in a tenth
-
-
-def test_undistracted_rules_vary_in_what_decides_alone():
-    varied: dict[float, list[int]] = {0.0: [], 1.0: []}
-    for share, numbers in varied.items():
-        world = World(replace(SIMPLE, distracted=share, shots=(8,)))
-        for number in range(20):
-            truth = world["rule", number].truth
-            scenes = [*(item["scene"] for item in truth["demonstrations"]), truth["scene"]]
-            shown = {
-                name: {values.index(_value(name, scene, values)) for scene in scenes}
-                for name, values in truth["varied"].items()
-            }
-            assert shown.pop(truth["rule"]) == {0, 1}
-            numbers += [len(sides) for sides in shown.values()]
-    assert set(varied[0.0]) == {1}
-    assert sum(varied[1.0]) / len(varied[1.0]) > 1.9
-    with pytest.raises(ValueError, match=r"distracted must be a share from 0 to 1; got 1\.5"):
-        WorldConfig(distracted=1.5)
-
-
-def test_undistracted_rules_have_scenes_in_every_split():
-    """Where a split holds a thing back in some scenes, those of a rule may be all that vary; others are then drawn."""
-    world = World(replace(SIMPLE, style="corners", split="seen", concepts=20, distracted=0.0, shots=(1,)))
-    assert len({world["rule", number].truth["rule"] for number in range(150)}) == len(ATTRIBUTES) - 1
-
-
-# Rule ----------------------------------------------------------------------------------------------------------------
-
-
-def test_spoken_rules_say_what_decides():
-    numbers = {"one": 1, "two": 2, "three": 3}
-    shares, opened = {}, []
-    for share in (0.0, 0.5, 1.0):
-        world = World(replace(SIMPLE, spoken=share))
-        spoken = []
-        for number in range(60):
-            truth = world["rule", number].truth
-            binding = truth["binding"]
-            spoken.append(all(numbers.get(word, word) == value for word, value in binding.items()))
-            first = world["rule", number].segments[0]
-            if not spoken[-1] or isinstance(first, str):
-                assert first == f"{' or '.join(binding)}?"
-            opened += [isinstance(first, str)] if spoken[-1] else []
-            assert truth["scene"] == World(SIMPLE)["rule", number].truth["scene"]  # whatever the words are
-        shares[share] = sum(spoken) / len(spoken)
-    assert (shares[0.0], shares[1.0]) == (0, 1)
-    assert 0.3 < shares[0.5] < 0.7
-    assert 0.3 < sum(opened) / len(opened) < 0.7
-    for wrong in (2, "often"):
-        with pytest.raises(ValueError, match=f"spoken must be a share from 0 to 1; got {wrong!r}"):
-            WorldConfig(spoken=wrong)
-
-
-def _value(attribute: str, facts: dict, values: list) -> object:
-    """Read an attribute off a scene, by other means than the generator's."""
-    atlas, items = default_atlas(), facts["objects"]
-    if attribute == "colour":
-        return facts["background"]["colours"][0]
-    if attribute == "count":
-        return len(items)
-    if attribute == "size":
-        return items[0]["size"]
-    if attribute == "group":
-        return atlas[items[0]["concept"]].kind
-    axis = "x" if "left" in values else "y"
-    assert len({item[axis] < 0.5 for item in items}) == 1
-    return sorted(values, key=("left", "top", "right", "bottom").index)[items[0][axis] > 0.5]
-
-
-@pytest.mark.parametrize(
-    "config", [SIMPLE, FULL, replace(SIMPLE, split="held", concepts=98), replace(SIMPLE, style="corners")]
-)
-def test_rules_hold_in_every_picture(config):
-    world = World(config)
-    rules = Counter()
-    for number in range(80):
-        truth = world["rule", number].truth
-        rules[truth["rule"]] += 1
-        values = truth["varied"][truth["rule"]]
-        for item in [*truth["demonstrations"], truth]:
-            word = item["answer"].removesuffix(".")
-            assert _value(truth["rule"], item["scene"], values) == truth["binding"][word]
-            for name, both in truth["varied"].items():
-                assert _value(name, item["scene"], both) in both
-        shown = Counter(item["answer"] for item in truth["demonstrations"])
-        assert abs(shown[truth["choices"][0]] - shown[truth["choices"][1]]) <= len(truth["demonstrations"]) % 2
-    possible = set(ATTRIBUTES) - ({"size"} if config.style == "corners" else set())
-    assert set(rules) == possible
-
-
-def test_without_demonstrations_a_rule_is_a_coin():
-    world = World(replace(SIMPLE, shots=(0,)))
-    first, by_value = [], {}
-    for number in range(600):
-        record = world["rule", number]
-        truth = record.truth
-        assert truth["chance"] == truth["ideal"] == 0.5
-        assert record.segments[0] == f"{truth['choices'][0][:-1]} or {truth['choices'][1][:-1]}?"
-        first.append(truth["answer"] == truth["choices"][0])
-        # whatever a picture shows tells nothing of the word's place in the opening
-        for name, both in truth["varied"].items():
-            by_value.setdefault((name, str(_value(name, truth["scene"], both))), []).append(first[-1])
-    assert 0.44 < np.mean(first) < 0.56
-    assert all(0.3 < np.mean(answers) < 0.7 for answers in by_value.values() if len(answers) >= 60)
-
-
-def test_demonstrations_settle_a_rule():
-    means = []
-    for shots in (0, 1, 2, 4, 8, 16):
-        world = World(replace(SIMPLE, shots=(shots,)))
-        means.append(np.mean([world["rule", number].truth["ideal"] for number in range(150)]))
-    assert means[0] == 0.5
-    assert all(few <= many + 0.03 for few, many in itertools.pairwise(means))
-    assert means[2] > 0.65
-    assert means[3] > 0.85
-    assert means[4] > 0.97
 
 
 # Tuples and red circles ----------------------------------------------------------------------------------------------
