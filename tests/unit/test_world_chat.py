@@ -95,7 +95,7 @@ def test_questions_mix_by_weight():
 @pytest.mark.parametrize("style", ["corners", "simple", "full"])
 def test_answers_about_pictures_are_true(style):
     kinds_of_things = {noun: kind for _, noun, _, kind in EVERYDAY}
-    for question in ("what", "where", "count", "colour", "group", "multi_turn", "quiz"):
+    for question in ("what", "where", "count", "things", "colour", "group", "multi_turn", "quiz"):
         for truth, scene in _exchanges(question, 40, style=style):
             label, asked = truth["label"], truth["asked"]
             if truth["question"] == "what":
@@ -109,6 +109,9 @@ def test_answers_about_pictures_are_true(style):
                 assert truth["subject"] in asked
             elif truth["question"] == "count":
                 assert _number(label) == scene["counts"].get(truth["subject"], 0)
+            elif truth["question"] == "things":
+                assert _number(label) == len(scene["objects"]) > 0
+                assert "things" in asked
             elif truth["question"] == "colour":
                 colours = scene["background"]["colours"]
                 orders = {" and ".join(colours), " and ".join(reversed(colours))}
@@ -127,7 +130,7 @@ def test_yes_and_no_are_true():
         seen[truth["about"]] += 1
         names = {item["name"]: item for item in scene["objects"]}
         if truth["about"] == "presence":
-            noun = asked.removeprefix("Is there ").removesuffix(" in the picture?").split(" ", 1)[1]
+            noun = asked.removeprefix("Is there ").removesuffix("?").removesuffix(" in the picture").split(" ", 1)[1]
             assert so == (noun in names)
         elif truth["about"] == "number":
             stated = asked.split(" exactly ")[1].split(" ")[0]
@@ -272,6 +275,7 @@ def _evenly(counts: Counter, labels: list[str], slack: float = 0.45) -> bool:
     ("question", "labels"),
     [
         ("count", ["zero", "one", "two", "three", "four", "five", "six"]),
+        ("things", ["one", "two", "three", "four", "five", "six"]),
         ("where", list(PLACES)),
         ("colour", ["white", "black", "red", "yellow", "green", "blue", "purple", "orange"]),
         ("group", None),
@@ -297,8 +301,9 @@ def test_the_named_thing_says_nothing_about_the_answer():
     there, total = Counter(), Counter()
     for truth, _ in _exchanges("yes_no", 1200, concepts=8):
         if truth["about"] == "presence":
-            total[truth["asked"]] += 1
-            there[truth["asked"]] += truth["label"] == "yes"
+            asked = truth["asked"].replace(" in the picture?", "?")
+            total[asked] += 1
+            there[asked] += truth["label"] == "yes"
     assert len(total) == 8
     assert all(0.25 < there[asked] / total[asked] < 0.75 for asked in total if total[asked] > 15)
 
@@ -335,7 +340,7 @@ def test_later_questions_are_not_answered_by_earlier_ones():
 
 def test_a_quiz_asks_ten_different_questions():
     for record in _records("quiz", 40, style="corners"):
-        asked = [truth["asked"] for truth in record.truth["turns"]]
+        asked = [truth["asked"].replace(" in the picture?", "?") for truth in record.truth["turns"]]
         assert len(set(asked)) == len(asked) == 10
         counted = [truth["subject"] for truth in record.truth["turns"] if truth["question"] == "count"]
         assert len(set(counted)) == len(counted) >= 1  # never the same in other words

@@ -18,7 +18,7 @@ TEXTS = {
     "video_pair": "f9f4208783eb61ad",
     "storyboard": "ce42317baade5ad9",
     "grounded_pair": "aa56669c44efa64f",
-    "chat": "a77fbb1f894ba5e5",
+    "chat": "49d5d9f34a8a4c42",
     "rule": "0e167b860c55b9e9",
     "tuple": "1f2c4deb81a99d5f",
     "visual_prompt": "75a314214481f7a1",

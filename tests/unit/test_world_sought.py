@@ -31,7 +31,9 @@ def test_what_is_sought_in_a_clip_are_its_boxes_in_every_frame(question):
     assert unseen
 
 
-@pytest.mark.parametrize("question", ["what", "where", "count", "group", "yes_no", "referring", "multi_turn", "quiz"])
+@pytest.mark.parametrize(
+    "question", ["what", "where", "count", "things", "group", "yes_no", "referring", "multi_turn", "quiz"]
+)
 def test_what_is_sought_are_the_boxes_of_what_is_asked_about(question):
     about_nothing = 0
     for record in _records(question, 60):
@@ -52,6 +54,8 @@ def test_what_is_sought_are_the_boxes_of_what_is_asked_about(question):
             about_nothing += not boxes
             if truth["question"] == "count":
                 assert ("zero", *NUMBERS[1:])[len(boxes)] == truth["label"]
+            elif truth["question"] == "things":
+                assert len(boxes) == len(objects) == NUMBERS.index(truth["label"])
             elif truth["question"] == "referring":
                 assert [list(box.xyxy) for box in boxes] == [truth["box"]]
             elif "subject" in truth:

@@ -18,7 +18,7 @@ from emu2.world.scene import Scene
 
 #: Kinds of questions whose mean is the target, and others that are reported beside it.
 KINDS = ("what", "count", "where", "colour", "group", "yes_no", "clock", "letters", "referring", "video")
-MORE_KINDS = ("choice", "flag")
+MORE_KINDS = ("things", "choice", "flag")
 _WORDS = {
     "count": "how many",
     "colour": "which colour",
@@ -28,6 +28,7 @@ _WORDS = {
     "letters": "letters on a sign",
     "referring": "referring expression, box",
     "video": "about a clip",
+    "things": "how many in all",
     "choice": "multiple choice",
     "flag": "whose flag",
 }

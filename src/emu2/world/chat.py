@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PICTURE_QUESTIONS: dict[str, PictureQuestion] = {
     "what": questions.what,
     "count": questions.count,
+    "things": questions.things,
     "where": questions.where,
     "colour": questions.colour,
     "group": questions.group,
@@ -51,9 +52,9 @@ _REPEATED, _AGAIN = ("what", "where"), 0.4
 #: Turns of such a conversation.
 _TURNS = (2, 3, 4)
 #: Draws of a next question before a conversation ends.
-_ATTEMPTS = 50
+_ATTEMPTS = 100
 #: What a quiz asks, most what teaches least at a time; and its turns.
-_QUIZZED, _QUIZ_TURNS = ("yes_no", "yes_no", "yes_no", "count", "count", "where", "what", "what"), 10
+_QUIZZED, _QUIZ_TURNS = ("yes_no", "yes_no", "yes_no", "count", "count", "things", "where", "what", "what"), 10
 
 #: How often a short answer is hinted at, in LLaVA-1.5's words as the academic tasks of Emu2-Chat use them (paper,
 #: section 3.2). Not always, so that the system message is enough; a choice always has its hint.
@@ -138,7 +139,14 @@ def _differ(one: Exchange, other: Exchange) -> bool:
     """Whether two questions are not the same in other words; two that can be denied each have answers of their own."""
     if one.kind != other.kind:
         return True
-    return one.asked != other.asked if one.kind == "yes_no" else one.told != other.told
+    if one.kind != "yes_no":
+        return one.told != other.told
+    return _bare(one.asked) != _bare(other.asked)
+
+
+def _bare(asked: str) -> str:
+    """ "Is there a dog in the picture?" -> "Is there a dog?"."""
+    return asked.replace(" in the picture?", "?")
 
 
 def _continued(exchange: Exchange, before: Exchange | None) -> Exchange:

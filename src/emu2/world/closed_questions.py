@@ -70,7 +70,7 @@ def _present(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exch
     thing, verb = with_article(asked.noun), be(asked.noun)
     exchange = _yes_no(
         "presence",
-        f"{verb.capitalize()} there {_any(asked)} in the picture?",
+        f"{verb.capitalize()} there {_any(asked)}{dice.pick(('', ' in the picture'))}?",
         is_so,
         f"there {verb} {thing} in the picture" if scene.counts(studio.atlas).get(asked.noun, 1) == 1 else _some(asked),
         f"there {verb} no {asked.noun} in the picture",

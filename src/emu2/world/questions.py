@@ -14,6 +14,9 @@ from emu2.world.everyday import SUBGROUP_KINDS
 from emu2.world.scene import Scene, SceneObject
 from emu2.world.studio import Studio
 
+#: Kinds of things, at most, in a picture whose things are counted whatever they are.
+_MOST_KINDS = 3
+
 
 def noun_of(studio: Studio, item: SceneObject) -> str:
     """The short name of an object."""
@@ -128,6 +131,31 @@ def _there_are(emoji: Emoji, count: int) -> str:
     return f"There {verb} {counted(emoji, count)} in the picture."
 
 
+def _things(studio: Studio, dice: Dice, view: View | None) -> tuple[Scene, Exchange] | None:
+    """How many things of all kinds; the number is drawn first. Other numbers might give it away, but not in a quiz."""
+    most = studio.style.capacity
+    if view is not None and not view.quizzed:
+        return None
+    if view is None:
+        count = 1 + dice.below(most)
+        concepts = studio.some(dice, 1 + dice.below(min(_MOST_KINDS, count, len(studio.pool))))
+        kinds = [studio.variant(dice, concept) for concept in concepts]
+        scene = studio.scene_of(dice, kinds + [dice.pick(kinds) for _ in range(count - len(kinds))])
+    else:
+        scene = view.scene
+    labels = NUMBERS[1 : most + 1]
+    questions = ("How many things are there?", "How many things are in the picture?", "Count the things.")
+    return scene, Exchange(
+        "things",
+        dice.pick(questions),
+        labels[len(scene.objects) - 1],
+        lambda label: f"There {'is one thing' if label == 'one' else f'are {label} things'} in the picture.",
+        labels=labels,
+        chance=even(labels),
+        sought=("things", scene.objects),
+    )
+
+
 # Which colour --------------------------------------------------------------------------------------------------------
 
 
@@ -216,10 +244,13 @@ def _describe(studio: Studio, dice: Dice, view: View) -> Exchange | None:
     """The short form names what is there, the detailed form tells everything."""
     if view.told:
         return None
+    questions = ["Describe the picture.", "What does the picture show?", "What do you see?"]
+    if len(view.scene.objects) > 1:
+        questions += ["What is in the picture?"]
     full = caption(view.scene, "full", studio.atlas, sizes=studio.config.style == "full")
     return Exchange(
         "describe",
-        dice.pick(("Describe the picture.", "What does the picture show?")),
+        dice.pick(questions),
         caption(view.scene, "name", studio.atlas),
         lambda _: f"{sentence(full)}.",
         told=frozenset((*view.scene.counts(studio.atlas), "background")),
@@ -229,6 +260,7 @@ def _describe(studio: Studio, dice: Dice, view: View) -> Exchange | None:
 what: PictureQuestion = of_any_scene(_what)
 where: PictureQuestion = of_any_scene(_where)
 count: PictureQuestion = _count
+things: PictureQuestion = _things
 colour: PictureQuestion = of_any_scene(_colour)
 group: PictureQuestion = _group
 describe: PictureQuestion = of_any_scene(_describe)
