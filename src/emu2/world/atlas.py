@@ -229,7 +229,7 @@ def resolve_concepts(atlas: Atlas, concepts: int | Sequence[str] | None, split: 
                 "Use concepts=None for all."
             )
         return atlas.everyday(split)[:concepts]
-    if isinstance(concepts, str):
+    if isinstance(concepts, str) or not isinstance(concepts, Sequence):
         raise ValueError(f"concepts={concepts!r}: give a list of names, a number or None.")
     chosen = [atlas.find(name) for name in concepts]
     strangers = [entry.noun for entry in chosen if entry.split != split]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -110,24 +111,25 @@ class WorldConfig:
                 raise ValueError(f"WorldConfig: {name} must be {expected}; got {getattr(self, name)!r}.")
 
         for name, what, known in (("kinds", "kind", KINDS), ("questions", "kind of question", QUESTIONS)):
+            check(isinstance(getattr(self, name), Mapping | Sequence), name, "names, or names with weights")
             weights = _as_weights(getattr(self, name))
             object.__setattr__(self, name, weights)
             unknown = [key for key in weights if key not in known]
             if unknown:
                 raise ValueError(f"WorldConfig: there is no {what} {unknown[0]!r}; choose from {', '.join(known)}.")
-            fine = all(weight >= 0 for weight in weights.values()) and sum(weights.values()) > 0
+            fine = all(isinstance(weight, int | float) and weight >= 0 for weight in weights.values())
+            fine = fine and sum(weights.values()) > 0
             check(fine, name, "weights, not all of them 0")
-        check(
-            isinstance(self.image_size, int) and 16 <= self.image_size <= 1024, "image_size", "from 16 to 1024 pixels"
-        )
+        check(_within(self.image_size, 16, 1024), "image_size", "from 16 to 1024 pixels")
         check(self.split in SPLITS, "split", f"one of {', '.join(SPLITS)}")
         check(self.style in STYLES, "style", f"one of {', '.join(STYLES)}")
         check(self.wording is None or self.wording in WORDINGS, "wording", f"None or one of {', '.join(WORDINGS)}")
-        check(self.gallery is None or self.gallery >= 1, "gallery", "None or at least 1")
-        check(bool(self.shots) and all(0 <= k <= 64 for k in self.shots), "shots", "numbers from 0 to 64")
-        check(bool(self.ways) and all(2 <= n <= 8 for n in self.ways), "ways", "numbers from 2 to 8")
-        check(2 <= self.max_pages <= 8, "max_pages", "from 2 to 8")
-        check(bool(self.frames) and all(2 <= n <= 64 for n in self.frames), "frames", "numbers from 2 to 64")
+        check(self.gallery is None or _within(self.gallery, 1), "gallery", "None or at least 1")
+        check(_within(self.max_pages, 2, 8), "max_pages", "from 2 to 8")
+        for name, least, most in (("shots", 0, 64), ("ways", 2, 8), ("frames", 2, 64)):
+            given = getattr(self, name)
+            fine = isinstance(given, Sequence) and bool(given) and all(_within(number, least, most) for number in given)
+            check(fine, name, f"numbers from {least} to {most}")
         for name in ("rounds", "variants"):
             check(isinstance(getattr(self, name), bool), name, "true or false")
         for name in ("distracted", "spoken", "told", "echoed"):
@@ -143,6 +145,10 @@ class WorldConfig:
     def question_weights(self) -> dict[str, float]:
         """Kind of question -> weight."""
         return _as_weights(self.questions)
+
+
+def _within(number: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(number, int) and least <= number <= most
 
 
 def _as_weights(given: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
