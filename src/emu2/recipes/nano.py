@@ -205,13 +205,14 @@ def reading() -> RunConfig:
 
 def decoder() -> RunConfig:
     """The image decoder: denoise a picture's latents given its own embeddings. Of clips it sees a frame each: in
-    pictures alone it knew things in the places where they are put, and drew one on its way in the next such place."""
+    pictures alone it knew things in the places where they are put, and drew one on its way in the next such place. Of
+    drawings it learns borders, which nothing else has."""
     return _run(
         "decoder",
         objective="decoder",
         parts=("unet",),
         steps=20_000,
-        data=_data({"pair": 0.7, "video_pair": 0.3}, batch_size=32),
+        data=_data({"pair": 0.6, "video_pair": 0.3, "drawing": 0.1}, batch_size=32, worlds={"drawing": {"shots": [0]}}),
         optim=OptimConfig(
             lr=1e-3,
             betas=(0.9, 0.99),
