@@ -148,7 +148,6 @@ _NANO_CPU: dict[str, Sequence[str]] = {
         'data.kinds={"pair": 0.5, "video_pair": 0.35, "drawing": 0.15}',
         *_FEW,
         "data.world.frames=[8]",
-        'data.worlds={"drawing": {"shots": [0]}}',
         "optim.lr=1.5e-3",
         "diffusion.timestep_power=4.0",
         "optim.warmup_steps=100",

@@ -118,8 +118,7 @@ class WorldConfig:
             if unknown:
                 raise ValueError(f"WorldConfig: there is no {what} {unknown[0]!r}; choose from {', '.join(known)}.")
             fine = all(isinstance(weight, int | float) and weight >= 0 for weight in weights.values())
-            fine = fine and sum(weights.values()) > 0
-            check(fine, name, "weights, not all of them 0")
+            check(fine and any(weights.values()), name, "weights, not all of them 0")
         check(_within(self.image_size, 16, 1024), "image_size", "from 16 to 1024 pixels")
         check(self.split in SPLITS, "split", f"one of {', '.join(SPLITS)}")
         check(self.style in STYLES, "style", f"one of {', '.join(STYLES)}")
