@@ -110,6 +110,12 @@ def test_names_of_what_does_not_ship(name, tmp_path, monkeypatch):
     assert "does not ship" in told.output
 
 
+def test_info_of_a_mistyped_name_says_which_was_meant():
+    told = runner.invoke(app, ["info", "nanno"])
+    assert told.exit_code == 2
+    assert "There is no model 'nanno': no such file or folder. Did you mean 'nano'?" in " ".join(told.output.split())
+
+
 def test_an_image_decoder_over_time_is_stored_as_what_it_has_beyond_it(tmp_path):
     wholes, drawing, filming = {name: tiny_whole() for name in ("base", "chat", "gen")}, tiny_whole(), tiny_whole()
     filming.video_unet = FilmUNet.of_image_unet(deepcopy(drawing.unet))

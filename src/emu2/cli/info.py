@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from emu2.cli.common import JsonOption, console, write_json
+from emu2.cli.common import JsonOption, check_model, console, write_json
 
 HELP = """Tell what a model folder or weight file is: its parts, their size, the memory they need, what is missing.
 
@@ -62,15 +62,12 @@ def _of_name(folder: Path) -> Path:
     """The folder of a name that ships with the package, whichever of its variants was named; else as given.
 
     Raises:
-        ValueError: a name whose weights do not ship with this version.
+        ValueError: there is nothing there, or the weights of this name do not ship with this version.
     """
-    from emu2.inference.names import SHIPPED, SHIPPED_FOLDER, explain_missing, shipped_folder
+    from emu2.inference.names import SHIPPED_FOLDER
 
-    if folder.exists() or str(folder) not in SHIPPED:
-        return folder
-    if shipped_folder(str(folder)) is None:
-        raise ValueError(explain_missing(str(folder)))
-    return SHIPPED_FOLDER
+    check_model(str(folder))
+    return folder if folder.exists() else SHIPPED_FOLDER
 
 
 def _card(folder: Path) -> dict[str, Any]:
