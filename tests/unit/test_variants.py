@@ -116,6 +116,14 @@ def test_info_of_a_mistyped_name_says_which_was_meant():
     assert "There is no model 'nanno': no such file or folder. Did you mean 'nano'?" in " ".join(told.output.split())
 
 
+def test_info_of_a_folder_below_home_is_not_taken_for_what_ships(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    told = runner.invoke(app, ["info", "~/mine", "--json"])
+    assert json.loads(told.stdout)["path"] == str(tmp_path / "mine")
+
+
 def test_an_image_decoder_over_time_is_stored_as_what_it_has_beyond_it(tmp_path):
     wholes, drawing, filming = {name: tiny_whole() for name in ("base", "chat", "gen")}, tiny_whole(), tiny_whole()
     filming.video_unet = FilmUNet.of_image_unet(deepcopy(drawing.unet))

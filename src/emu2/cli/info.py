@@ -67,6 +67,7 @@ def _of_name(folder: Path) -> Path:
     from emu2.inference.names import SHIPPED_FOLDER
 
     check_model(str(folder))
+    folder = folder.expanduser()
     return folder if folder.exists() else SHIPPED_FOLDER
 
 
