@@ -33,6 +33,24 @@ def test_undistracted_rules_vary_in_what_decides_alone():
         WorldConfig(distracted=1.5)
 
 
+def test_a_cast_is_of_few_things_of_each_kind_anew_in_every_episode():
+    world, seen = World(replace(SIMPLE, concepts=None, cast=2, shots=(16,))), set()
+    kinds = {entry.noun: entry.kind for entry in default_atlas().emoji}
+    for number in range(20):
+        truth = world["rule", number].truth
+        scenes = [*(item["scene"] for item in truth["demonstrations"]), truth["scene"]]
+        shown = {item["name"] for scene in scenes for item in scene["objects"]}
+        assert len(shown) > 2  # seventeen pictures of two kinds of two things: one thing alone would be a miracle
+        assert max(Counter(kinds[name] for name in shown).values()) <= 2
+        assert {kinds[name] for name in shown} == set(truth["varied"]["group"])
+        seen |= shown
+    assert len(seen) > 50
+    assert world["rule", 3].truth == World(world.config)["rule", 3].truth
+    for cast in (0, "two"):
+        with pytest.raises(ValueError, match=rf"cast must be None or at least 1; got {cast!r}"):
+            WorldConfig(cast=cast)
+
+
 def test_undistracted_rules_have_scenes_in_every_split():
     """Where a split holds a thing back in some scenes, those of a rule may be all that vary; others are then drawn."""
     world = World(replace(SIMPLE, style="corners", split="seen", concepts=20, distracted=0.0, shots=(1,)))

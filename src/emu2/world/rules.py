@@ -48,13 +48,16 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
 
     The pictures vary in background colour, count, side, size and kind of thing, each as often one way as the other and
     each for itself; only one of these decides the word. In episodes that are not `distracted` the others stay the
-    same. With `rounds` every two demonstrations show each word once. In episodes that are `spoken` the words are the
-    values' own ("left", "right"). Half of these open with both ("left or right?"), which teaches what pictures vary
-    in; half with nothing, so that whoever reads a picture has to keep all of it until words say what matters.
+    same. With a `cast` an episode shows so many things of each kind, which come again: then its word can be told by
+    the thing as well as by the kind. With `rounds` every two demonstrations show each word once. In episodes that are
+    `spoken` the words are the values' own ("left", "right"). Half of these open with both ("left or right?"), which
+    teaches what pictures vary in; half with nothing, so that whoever reads a picture has to keep all of it until words
+    say what matters.
     `truth["ideal"]` says how right the best reader of the demonstrations is: 1, or 0 where they mislead, or 0.5 where
     they leave it open (without any always), so that its mean is the most that a model can reach.
     """
-    law = _draw_rule(studio, dice, alone=not Dice(key, "distracted").chance(studio.config.distracted))
+    groups = _cast(studio, Dice(key, "cast"))
+    law = _draw_rule(studio, dice, groups, alone=not Dice(key, "distracted").chance(studio.config.distracted))
     words, spoken, opened = dice.sample(MADE_UP_WORDS, 2), Dice(key, "spoken"), True
     if spoken.chance(studio.config.spoken):
         words = [NUMBERS[value] if law.hidden == "count" else value for value in law.values[law.hidden]]
@@ -83,10 +86,18 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
     return episode(studio, "rule", key, opening, [item[:2] for item in shown], query[:2], truth, whole=True)
 
 
-def _draw_rule(studio: Studio, dice: Dice, alone: bool) -> _Rule:
+def _cast(studio: Studio, dice: Dice) -> dict[str, list[Emoji]]:
+    """Kind of thing -> those of it that this episode may show: all that there are, or the configuration's `cast`."""
+    most = studio.config.cast
+    if most is None:
+        return studio.kinds_of_things
+    return {kind: dice.sample(things, min(most, len(things))) for kind, things in studio.kinds_of_things.items()}
+
+
+def _draw_rule(studio: Studio, dice: Dice, groups: dict[str, list[Emoji]], alone: bool) -> _Rule:
     """A rule of which the split has scenes on both sides."""
     for _ in range(_ATTEMPTS):
-        law = _any_rule(studio, dice, alone)
+        law = _any_rule(studio, dice, groups, alone)
         if all(
             any(studio.allows(_draw_scene(studio, dice, law, side)[0]) for _ in range(_ATTEMPTS)) for side in (0, 1)
         ):
@@ -94,9 +105,8 @@ def _draw_rule(studio: Studio, dice: Dice, alone: bool) -> _Rule:
     raise ValueError(f"The split {studio.config.split!r} has too few scenes for any rule; allow more concepts.")
 
 
-def _any_rule(studio: Studio, dice: Dice, alone: bool) -> _Rule:
+def _any_rule(studio: Studio, dice: Dice, groups: dict[str, list[Emoji]], alone: bool) -> _Rule:
     style = studio.style
-    groups = studio.kinds_of_things
     names = [
         name for name in ATTRIBUTES if not (name == "size" and style.sizes) and (name != "group" or len(groups) > 1)
     ]

@@ -76,6 +76,8 @@ class WorldConfig:
         demonstration that the next is another word.
     distracted: share of rule episodes, 0 to 1, in which attributes that do not decide the word vary as well.
     spoken: share of rule episodes, 0 to 1, whose words are the values' own ("left", "right") instead of made up.
+    cast: things of each kind that one rule episode shows, drawn for every episode anew; `None` = any there are. Where
+        there are few (of 20 held concepts two animals and two plants), episodes are like those with a cast of two.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often; all but
@@ -99,6 +101,7 @@ class WorldConfig:
     rounds: bool = True
     distracted: float = 1.0
     spoken: float = 0.0
+    cast: int | None = None
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
     questions: Mapping[str, float] | Sequence[str] = USUAL_QUESTIONS
@@ -124,6 +127,7 @@ class WorldConfig:
         check(self.style in STYLES, "style", f"one of {', '.join(STYLES)}")
         check(self.wording is None or self.wording in WORDINGS, "wording", f"None or one of {', '.join(WORDINGS)}")
         check(self.gallery is None or _within(self.gallery, 1), "gallery", "None or at least 1")
+        check(self.cast is None or _within(self.cast, 1), "cast", "None or at least 1")
         check(_within(self.max_pages, 2, 8), "max_pages", "from 2 to 8")
         for name, least, most in (("shots", 0, 64), ("ways", 2, 8), ("frames", 2, 64)):
             given = getattr(self, name)
