@@ -51,6 +51,18 @@ def test_a_cast_is_of_few_things_of_each_kind_anew_in_every_episode():
             WorldConfig(cast=cast)
 
 
+def test_rules_follow_what_may_decide():
+    for deciding in (None, ("group",), ["count", "size"]):
+        world = World(replace(SIMPLE, deciding=deciding, shots=(1,)))
+        assert {world["rule", number].truth["rule"] for number in range(60)} == set(deciding or ATTRIBUTES)
+    world = World(replace(SIMPLE, style="corners", deciding=("size",)))
+    with pytest.raises(ValueError, match=r"to follow size \(deciding\), but the style 'corners' .* in colour, count"):
+        world["rule", 0]
+    for deciding in ((), ("weight",)):
+        with pytest.raises(ValueError, match=r"deciding must be None or names out of colour, count, .*; got \("):
+            WorldConfig(deciding=deciding)
+
+
 def test_undistracted_rules_have_scenes_in_every_split():
     """Where a split holds a thing back in some scenes, those of a rule may be all that vary; others are then drawn."""
     world = World(replace(SIMPLE, style="corners", split="seen", concepts=20, distracted=0.0, shots=(1,)))

@@ -110,7 +110,14 @@ def _any_rule(studio: Studio, dice: Dice, groups: dict[str, list[Emoji]], alone:
     names = [
         name for name in ATTRIBUTES if not (name == "size" and style.sizes) and (name != "group" or len(groups) > 1)
     ]
-    hidden = dice.pick(names)
+    wanted = names if studio.config.deciding is None else studio.config.deciding
+    may_decide = [name for name in names if name in wanted]
+    if not may_decide:
+        raise ValueError(
+            f"Rules were to follow {' or '.join(wanted)} (deciding), but the style "
+            f"{studio.config.style!r} with these concepts varies in {', '.join(names)} only. Choose among these."
+        )
+    hidden = dice.pick(may_decide)
     # three objects only fit side by side when all are small, so what varies in size has at most two
     if "size" in names and hidden != "size" and (hidden == "count" or dice.chance(0.5)):
         names.remove("size")

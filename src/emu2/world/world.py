@@ -20,7 +20,7 @@ from emu2.world.films import storyboard, video_pair
 from emu2.world.generation import composition, grounded_generation
 from emu2.world.grounded import grounded_pair
 from emu2.world.plain import pair, text_to_image
-from emu2.world.rules import rule
+from emu2.world.rules import ATTRIBUTES, rule
 from emu2.world.splits import SPLITS
 from emu2.world.stories import document
 from emu2.world.studio import Studio
@@ -78,6 +78,7 @@ class WorldConfig:
     spoken: share of rule episodes, 0 to 1, whose words are the values' own ("left", "right") instead of made up.
     cast: things of each kind that one rule episode shows, drawn for every episode anew; `None` = any there are. Where
         there are few (of 20 held concepts two animals and two plants), episodes are like those with a cast of two.
+    deciding: attributes that rules may follow ("group"), of those in `emu2.world.rules.ATTRIBUTES`; `None` = any.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
     questions: kind of question -> weight in chat records, or names of kinds that come up equally often; all but
@@ -102,6 +103,7 @@ class WorldConfig:
     distracted: float = 1.0
     spoken: float = 0.0
     cast: int | None = None
+    deciding: Sequence[str] | None = None
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
     questions: Mapping[str, float] | Sequence[str] = USUAL_QUESTIONS
@@ -128,6 +130,8 @@ class WorldConfig:
         check(self.wording is None or self.wording in WORDINGS, "wording", f"None or one of {', '.join(WORDINGS)}")
         check(self.gallery is None or _within(self.gallery, 1), "gallery", "None or at least 1")
         check(self.cast is None or _within(self.cast, 1), "cast", "None or at least 1")
+        fine = self.deciding is None or bool(self.deciding and all(name in ATTRIBUTES for name in self.deciding))
+        check(fine, "deciding", f"None or names out of {', '.join(ATTRIBUTES)}")
         check(_within(self.max_pages, 2, 8), "max_pages", "from 2 to 8")
         for name, least, most in (("shots", 0, 64), ("ways", 2, 8), ("frames", 2, 64)):
             given = getattr(self, name)
