@@ -126,7 +126,8 @@ def unified() -> RunConfig:
                 "storyboard": 0.03,
                 "text": 0.03,
                 "naming": 0.18,
-                "rule": 0.08,
+                "rule": 0.05,
+                "rule/group": 0.03,
                 "rule/plain": 0.03,
                 "rule/spoken": 0.03,
                 "tuple": 0.05,
@@ -143,6 +144,7 @@ def unified() -> RunConfig:
             worlds={
                 "text": _LOOKED_BACK,
                 "naming": {"echoed": 0.3},
+                "rule/group": {"cast": 2, "deciding": ["group"]},
                 "rule/plain": {"distracted": 0.0},
                 "rule/spoken": {"spoken": 1.0},
             },
