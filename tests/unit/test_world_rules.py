@@ -58,8 +58,8 @@ def test_rules_follow_what_may_decide():
     world = World(replace(SIMPLE, style="corners", deciding=("size",)))
     with pytest.raises(ValueError, match=r"to follow size \(deciding\), but the style 'corners' .* in colour, count"):
         world["rule", 0]
-    for deciding in ((), ("weight",)):
-        with pytest.raises(ValueError, match=r"deciding must be None or names out of colour, count, .*; got \("):
+    for deciding in ((), ("weight",), "group", 5):
+        with pytest.raises(ValueError, match=r"deciding must be None or names out of colour, count, .*; got "):
             WorldConfig(deciding=deciding)
 
 

@@ -130,8 +130,8 @@ class WorldConfig:
         check(self.wording is None or self.wording in WORDINGS, "wording", f"None or one of {', '.join(WORDINGS)}")
         check(self.gallery is None or _within(self.gallery, 1), "gallery", "None or at least 1")
         check(self.cast is None or _within(self.cast, 1), "cast", "None or at least 1")
-        fine = self.deciding is None or bool(self.deciding and all(name in ATTRIBUTES for name in self.deciding))
-        check(fine, "deciding", f"None or names out of {', '.join(ATTRIBUTES)}")
+        named = isinstance(self.deciding, Sequence) and bool(self.deciding) and set(self.deciding) <= set(ATTRIBUTES)
+        check(self.deciding is None or named, "deciding", f"None or names out of {', '.join(ATTRIBUTES)}")
         check(_within(self.max_pages, 2, 8), "max_pages", "from 2 to 8")
         for name, least, most in (("shots", 0, 64), ("ways", 2, 8), ("frames", 2, 64)):
             given = getattr(self, name)
