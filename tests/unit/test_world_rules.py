@@ -51,12 +51,48 @@ def test_a_cast_is_of_few_things_of_each_kind_anew_in_every_episode():
             WorldConfig(cast=cast)
 
 
+def test_mingled_kinds_are_told_by_things_alone():
+    """Any things are thrown together, anew in every episode: what kind of thing one is says nothing about its word."""
+    world = World(replace(SIMPLE, concepts=None, cast=2, mingled=1.0, deciding=("group",), shots=(16,)))
+    kinds, together = {entry.noun: entry.kind for entry in default_atlas().emoji}, set()
+    for number in range(20):
+        truth = world["rule", number].truth
+        scenes = [*(item["scene"] for item in truth["demonstrations"]), truth["scene"]]
+        words = [*(item["answer"] for item in truth["demonstrations"]), truth["answer"]]
+        called: dict[str, set[str]] = {}
+        for scene, word in zip(scenes, words, strict=True):
+            called.setdefault(word, set()).update(item["name"] for item in scene["objects"])
+        first, second = called.values()
+        assert not first & second
+        assert max(len(first), len(second)) == 2
+        assert {f"{word}." for word in truth["binding"]} == set(called)
+        for word, name in truth["binding"].items():
+            assert called[f"{word}."] <= set(name.split(" or "))
+        together |= {tuple(sorted({kinds[name] for name in things})) for things in (first, second)}
+    assert len([parts for parts in together if len(parts) == 2]) > 10
+    # half of them: then some are of kinds
+    half = World(replace(world.config, mingled=0.5))
+    named = [" or " in half["rule", number].truth["varied"]["group"][0] for number in range(40)]
+    assert 10 < sum(named) < 30
+    # a pool of three things has two and one, one of two has one and one
+    for names, sizes in ((["dog", "cat", "rose"], [2, 1]), (["dog", "rose"], [1, 1])):
+        few = World(replace(world.config, concepts=names, kinds=["rule"]))["rule", 0].truth["varied"]["group"]
+        assert sorted((len(name.split(" or ")) for name in few), reverse=True) == sizes
+    with pytest.raises(ValueError, match=r"mingled must be a share from 0 to 1; got 2"):
+        WorldConfig(cast=2, mingled=2)
+    with pytest.raises(ValueError, match=r"mingled must be 0 without a cast \(set cast, too\); got 0\.5"):
+        WorldConfig(mingled=0.5)
+
+
 def test_rules_follow_what_may_decide():
     for deciding in (None, ("group",), ["count", "size"]):
         world = World(replace(SIMPLE, deciding=deciding, shots=(1,)))
         assert {world["rule", number].truth["rule"] for number in range(60)} == set(deciding or ATTRIBUTES)
-    world = World(replace(SIMPLE, style="corners", deciding=("size",)))
     with pytest.raises(ValueError, match=r"to follow size \(deciding\), but the style 'corners' .* in colour, count"):
+        World(replace(SIMPLE, style="corners", deciding=("size",)))
+    # where no rules were asked for the first one says it
+    world = World(replace(SIMPLE, kinds=["pair"], style="corners", deciding=("size",)))
+    with pytest.raises(ValueError, match=r"to follow size \(deciding\)"):
         world["rule", 0]
     for deciding in ((), ("weight",), "group", 5):
         with pytest.raises(ValueError, match=r"deciding must be None or names out of colour, count, .*; got "):

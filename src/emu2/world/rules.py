@@ -87,10 +87,17 @@ def rule(studio: Studio, dice: Dice, key: str) -> Record:
 
 
 def _cast(studio: Studio, dice: Dice) -> dict[str, list[Emoji]]:
-    """Kind of thing -> those of it that this episode may show: all that there are, or the configuration's `cast`."""
+    """Kind of thing -> those of it that this episode may show: all that there are, or the configuration's `cast`.
+
+    In an episode that is `mingled` the kinds are two, of any things, and are called by their things' names.
+    """
     most = studio.config.cast
     if most is None:
         return studio.kinds_of_things
+    if dice.chance(studio.config.mingled):
+        things = dice.sample(studio.pool, min(2 * most, len(studio.pool)))
+        parts = (things[::2], things[1::2])
+        return {" or ".join(thing.noun for thing in part): part for part in parts if part}
     return {kind: dice.sample(things, min(most, len(things))) for kind, things in studio.kinds_of_things.items()}
 
 
@@ -105,19 +112,35 @@ def _draw_rule(studio: Studio, dice: Dice, groups: dict[str, list[Emoji]], alone
     raise ValueError(f"The split {studio.config.split!r} has too few scenes for any rule; allow more concepts.")
 
 
-def _any_rule(studio: Studio, dice: Dice, groups: dict[str, list[Emoji]], alone: bool) -> _Rule:
-    style = studio.style
-    names = [
-        name for name in ATTRIBUTES if not (name == "size" and style.sizes) and (name != "group" or len(groups) > 1)
-    ]
+def check_rules(studio: Studio) -> None:
+    """See that there is something for rules to follow.
+
+    Raises:
+        ValueError: the style with these concepts varies in none of the attributes that may decide.
+    """
+    _may_decide(studio, _varied(studio, _cast(studio, Dice("emu2 world check"))))
+
+
+def _varied(studio: Studio, groups: dict[str, list[Emoji]]) -> list[str]:
+    """What pictures vary in: the style may give all things one size, and there may be one kind of thing only."""
+    missing = {"size"} if studio.style.sizes else set()
+    return [name for name in ATTRIBUTES if name not in missing and (name != "group" or len(groups) > 1)]
+
+
+def _may_decide(studio: Studio, names: list[str]) -> list[str]:
     wanted = names if studio.config.deciding is None else studio.config.deciding
-    may_decide = [name for name in names if name in wanted]
-    if not may_decide:
+    found = [name for name in names if name in wanted]
+    if not found:
         raise ValueError(
             f"Rules were to follow {' or '.join(wanted)} (deciding), but the style "
             f"{studio.config.style!r} with these concepts varies in {', '.join(names)} only. Choose among these."
         )
-    hidden = dice.pick(may_decide)
+    return found
+
+
+def _any_rule(studio: Studio, dice: Dice, groups: dict[str, list[Emoji]], alone: bool) -> _Rule:
+    style, names = studio.style, _varied(studio, groups)
+    hidden = dice.pick(_may_decide(studio, names))
     # three objects only fit side by side when all are small, so what varies in size has at most two
     if "size" in names and hidden != "size" and (hidden == "count" or dice.chance(0.5)):
         names.remove("size")

@@ -20,7 +20,7 @@ from emu2.world.films import storyboard, video_pair
 from emu2.world.generation import composition, grounded_generation
 from emu2.world.grounded import grounded_pair
 from emu2.world.plain import pair, text_to_image
-from emu2.world.rules import ATTRIBUTES, rule
+from emu2.world.rules import ATTRIBUTES, check_rules, rule
 from emu2.world.splits import SPLITS
 from emu2.world.stories import document
 from emu2.world.studio import Studio
@@ -78,6 +78,8 @@ class WorldConfig:
     spoken: share of rule episodes, 0 to 1, whose words are the values' own ("left", "right") instead of made up.
     cast: things of each kind that one rule episode shows, drawn for every episode anew; `None` = any there are. Where
         there are few (of 20 held concepts two animals and two plants), episodes are like those with a cast of two.
+    mingled: share of rule episodes with a cast, 0 to 1, whose kinds are made up: things of any kind thrown together, so
+        that a thing's word is told by the pictures that showed it before, and by nothing known of it.
     deciding: attributes that rules may follow ("group"), of those in `emu2.world.rules.ATTRIBUTES`; `None` = any.
     max_pages: pictures in a document or storyboard at most, 2 to 8 (a storyboard has 3 at least).
     frames: numbers of frames that clips choose from, 2 to 64.
@@ -103,6 +105,7 @@ class WorldConfig:
     distracted: float = 1.0
     spoken: float = 0.0
     cast: int | None = None
+    mingled: float = 0.0
     deciding: Sequence[str] | None = None
     max_pages: int = 8
     frames: Sequence[int] = (8, 12, 16)
@@ -139,9 +142,10 @@ class WorldConfig:
             check(fine, name, f"numbers from {least} to {most}")
         for name in ("rounds", "variants"):
             check(isinstance(getattr(self, name), bool), name, "true or false")
-        for name in ("distracted", "spoken", "told", "echoed"):
+        for name in ("distracted", "spoken", "mingled", "told", "echoed"):
             share = getattr(self, name)
             check(isinstance(share, int | float) and 0 <= share <= 1, name, "a share from 0 to 1")
+        check(not self.mingled or self.cast is not None, "mingled", "0 without a cast (set cast, too)")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -192,6 +196,8 @@ class World:
                 f"has only {len(self.studio.pool)} of concepts={self.config.concepts!r}. Allow more concepts or leave "
                 "out this kind."
             )
+        if kind == "rule":
+            check_rules(self.studio)
 
     def record(self, kind: str, index: int) -> Record:
         """Record number `index` (from 0) of a kind, a pure function of (seed, split, kind, index).
