@@ -20,6 +20,7 @@ from helpers_train import (
     weights,
 )
 from PIL import Image
+from transformers import DynamicCache
 
 from emu2 import tokens
 from emu2.data.loader import Samples
@@ -113,6 +114,16 @@ def test_text_is_learned_in_chunks():
     for name in ("language", "unified"):
         sample = _objective(name).sample(Record("text", (words,), "t"), random.Random(0))
         assert len(sample.input_ids) == 64
+
+
+def test_training_keeps_no_keys_and_values(monkeypatch):
+    """Nothing is continued from a training batch: a cache would only copy what the backward pass holds already."""
+    filled = []
+    monkeypatch.setattr(DynamicCache, "update", lambda *given: filled.append(given))
+    objective = _objective("unified")
+    batch = objective.collate([objective.sample(pair(i), random.Random(i)) for i in range(2)], ["0", "1"])
+    assert objective.terms(batch)["text"].isfinite()
+    assert not filled
 
 
 def test_sequences_longer_than_the_context_are_refused():

@@ -159,11 +159,11 @@ class SequenceObjective(Objective):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         inputs = self._inputs(batch.tensors) | self.pictures(batch.extra["samples"], batch.extra["pixels"])
         if self.config.looking_back is None:
-            out, losses = self.whole.model(**inputs), {}
+            out, losses = self.whole.model(**inputs, use_cache=False), {}
         else:
             looks = [of_kind.to(self.device) for of_kind in batch.extra[_LOOKING_BACK]]
             with watching(self.whole.model.model.language_model, looks) as seen:
-                out = self.whole.model(**inputs)
+                out = self.whole.model(**inputs, use_cache=False)
             losses = {_LOOKING_BACK: looking_back_loss(seen, looks)}
         losses |= {"text": out.text_loss, "visual": out.visual_loss}
         return {name: losses[name] for name in self.weights if name in losses}
