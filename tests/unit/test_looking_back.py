@@ -372,6 +372,21 @@ def test_kept_rows_do_not_depend_on_what_came_with_them_and_the_oldest_go():
     assert ask("1", "3") == [2, 6]
     assert ask("2") == [4]
     assert encoded == [1, 1, 1, 1]
+    # more at once than are kept, and one of these again after it went
+    assert ask("2", "4", "5", "6", "2", "4") == [4, 8, 10, 12, 4, 8]
+    del encoded[:]
+    assert ask("4", "2") == [8, 4]
+    assert encoded == []
+    # many rows, which lie in blocks
+    cache, gone = FeatureCache(encode, keep=3000), 500
+    numbers = [str(number) for number in range(3000 + gone)]
+    for start in range(0, len(numbers), 100):
+        ask(*numbers[start : start + 100])
+    del encoded[:]
+    assert ask(*numbers[gone:]) == [2 * float(number) for number in numbers[gone:]]
+    assert encoded == []
+    assert ask(*numbers[:3]) == [0, 2, 4]
+    assert encoded == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100])
