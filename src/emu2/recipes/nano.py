@@ -144,7 +144,7 @@ def unified() -> RunConfig:
             worlds={
                 "text": _LOOKED_BACK,
                 "naming": {"echoed": 0.3},
-                "rule/group": {"cast": 2, "deciding": ["group"]},
+                "rule/group": {"cast": 2, "mingled": 0.8, "deciding": ["group"]},
                 "rule/plain": {"distracted": 0.0},
                 "rule/spoken": {"spoken": 1.0},
             },
