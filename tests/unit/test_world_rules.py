@@ -94,6 +94,12 @@ def test_rules_follow_what_may_decide():
     world = World(replace(SIMPLE, kinds=["pair"], style="corners", deciding=("size",)))
     with pytest.raises(ValueError, match=r"to follow size \(deciding\)"):
         world["rule", 0]
+    # where some episodes are of kinds there have to be two; made-up ones are of any things
+    alike = {"kinds": ["rule"], "concepts": ["dog", "cat"], "deciding": ("group",), "cast": 1}
+    for mingled in (0.0, 0.5, 0.99):
+        with pytest.raises(ValueError, match=r"to follow group \(deciding\)"):
+            World(replace(SIMPLE, mingled=mingled, **alike))
+    assert World(replace(SIMPLE, mingled=1.0, **alike))["rule", 0].truth["rule"] == "group"
     for deciding in ((), ("weight",), "group", 5):
         with pytest.raises(ValueError, match=r"deciding must be None or names out of colour, count, .*; got "):
             WorldConfig(deciding=deciding)

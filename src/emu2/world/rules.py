@@ -118,13 +118,14 @@ def check_rules(studio: Studio) -> None:
     Raises:
         ValueError: the style with these concepts varies in none of the attributes that may decide.
     """
-    _may_decide(studio, _varied(studio, _cast(studio, Dice("emu2 world check"))))
+    kinds = studio.pool if studio.config.mingled == 1 else studio.kinds_of_things
+    _may_decide(studio, _varied(studio, len(kinds)))
 
 
-def _varied(studio: Studio, groups: dict[str, list[Emoji]]) -> list[str]:
+def _varied(studio: Studio, kinds: int) -> list[str]:
     """What pictures vary in: the style may give all things one size, and there may be one kind of thing only."""
     missing = {"size"} if studio.style.sizes else set()
-    return [name for name in ATTRIBUTES if name not in missing and (name != "group" or len(groups) > 1)]
+    return [name for name in ATTRIBUTES if name not in missing and (name != "group" or kinds > 1)]
 
 
 def _may_decide(studio: Studio, names: list[str]) -> list[str]:
@@ -139,7 +140,7 @@ def _may_decide(studio: Studio, names: list[str]) -> list[str]:
 
 
 def _any_rule(studio: Studio, dice: Dice, groups: dict[str, list[Emoji]], alone: bool) -> _Rule:
-    style, names = studio.style, _varied(studio, groups)
+    style, names = studio.style, _varied(studio, len(groups))
     hidden = dice.pick(_may_decide(studio, names))
     # three objects only fit side by side when all are small, so what varies in size has at most two
     if "size" in names and hidden != "size" and (hidden == "count" or dice.chance(0.5)):

@@ -187,6 +187,8 @@ class World:
         self._cumulative = tuple(accumulate(weights.values()))
         for kind in self._kinds:
             self._check_pool(kind)
+        if "rule" in self._kinds:
+            check_rules(self.studio)
 
     def _check_pool(self, kind: str) -> None:
         needed = max(self.config.ways) if kind == "naming" else _NEEDS.get(kind, 1)
@@ -196,8 +198,6 @@ class World:
                 f"has only {len(self.studio.pool)} of concepts={self.config.concepts!r}. Allow more concepts or leave "
                 "out this kind."
             )
-        if kind == "rule":
-            check_rules(self.studio)
 
     def record(self, kind: str, index: int) -> Record:
         """Record number `index` (from 0) of a kind, a pure function of (seed, split, kind, index).
