@@ -1,5 +1,6 @@
 """What a run tells: rates, samples on disk, Weights & Biases, and its page."""
 
+import io
 import json
 import sys
 import time
@@ -9,8 +10,9 @@ import pytest
 import torch
 from helpers_train import run_config, trainer
 from PIL import Image
+from rich.console import Console
 
-from emu2.train.metrics import RunLog, Throughput, WandbTracker, describe, read_log
+from emu2.train.metrics import RunLog, Throughput, WandbTracker, describe, progress_bar, read_log
 from emu2.train.objectives import Batch
 from emu2.train.report import duration, write_report
 
@@ -77,6 +79,21 @@ def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"needs the package wandb, which is not installed: pip install wandb"):
         RunLog.of_run(run_config("caption", tracker="wandb"), tmp_path, 0, tensorboard=False)
+
+
+@pytest.mark.parametrize("width", [72, 80, 200])
+def test_the_bar_tells_name_steps_and_time_in_any_window(width):
+    """The losses are what is cut where room is short."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    bar = progress_bar(console)
+    losses = "loss 3.4367  text 2.7379  looking_back 0.6988  930 tokens/s  37 images/s  data wait 2%  1.6 GiB"
+    bar.add_task("video_decoder", total=5000, completed=4321, status=losses)
+    console.print(bar.get_renderable())
+    (line,) = console.export_text().splitlines()
+    assert line.startswith("video_decoder ")
+    assert "4321/5000" in line
+    assert "0:00:00 left" in line
+    assert (losses in line) == (width == 200)
 
 
 def test_a_run_leaves_its_page(tmp_path):

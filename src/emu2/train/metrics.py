@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from emu2.train.config import RunConfig, to_dict
 
@@ -220,17 +221,18 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def progress_bar(console: Console | None, *, disable: bool = False) -> Progress:
-    """The bar of a run: name, losses and rates, steps, time gone, time left."""
+    """The bar of a run: name, steps, losses and rates, time gone, time left. The losses get what room there is."""
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console or Console(stderr=True),
         disable=disable,
+        expand=True,
     )
 
 
