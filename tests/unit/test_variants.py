@@ -89,6 +89,7 @@ def test_names_of_what_ships(folder, monkeypatch):
             {
                 "budget": "cpu",
                 "stages": {"vision": {"steps": 5, "batch_size": 4, "seconds": 90.0, "machines": ["a chip, 1 thread"]}},
+                "after": "Vision went on for [an hour].",
                 "figures": [{"group": "captions", "name": "names", "value": 0.875, "target": 0.9}],
             }
         )
@@ -97,6 +98,7 @@ def test_names_of_what_ships(folder, monkeypatch):
     assert told.exit_code == 0, told.output
     for words in ("several variants", "vision tower", "chat: bridge", "video U-Net", "budget cpu", "a chip", "0.875"):
         assert words in " ".join(told.output.split())
+    assert "Vision went on for [an hour]." in " ".join(told.output.split())
     assert json.loads(runner.invoke(app, ["info", "nano-gen", "--json"]).stdout)["card"]["budget"] == "cpu"
 
 
@@ -240,3 +242,7 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
     before = written
     write_again(model, card, figures=figures, notes=notes)
     assert card.read_text() == before
+    notes.write_text("It fails at dusk.\n\n## After the budget\n\nBase went\non.\n\n- **base**: 5 steps more.\n")
+    write_again(model, card, figures=figures, notes=notes)
+    assert "- **base**: 5 steps more." in card.read_text()
+    assert json.loads((model / "card.json").read_text())["after"] == "Base went on."

@@ -94,6 +94,8 @@ def _print_card(card: dict[str, Any]) -> None:
     for name, stage in stages.items():
         table.add_row(name, f"{stage['steps']:,}", str(stage["batch_size"]), f"{stage['seconds'] / 60:.1f}")
     out.print(table)
+    if card.get("after"):
+        out.print(card["after"], highlight=False, markup=False)
     if card.get("figures"):
         measured = Table(box=None, pad_edge=False)
         for title in ("measured", "", "value", "target"):

@@ -7,7 +7,8 @@ The second writes the figures, the notes and the sizes of the parts anew in the 
 are elsewhere; what the runs recorded stays.
 
 Every figure on it is read from a file: the runs' logs, sessions and summaries, the weights' own headers, and the JSON
-that an evaluation wrote (`--figures`). What only a person can say, known failures and their pictures, is in `--notes`.
+that an evaluation wrote (`--figures`). What only a person can say, known failures and their pictures, is in `--notes`;
+where these have a section "After the budget", its first paragraph stands in `card.json` too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from emu2.train.report import duration, figure
 
 #: Beside the variants: the same as numbers, for `emu2 info`.
 CARD = "card.json"
+#: In the notes, what was trained beyond the stages that the card tells of.
+_AFTER = "## After the budget"
 #: Of an objective, or of a stage whose name is none.
 _PURPOSE = {
     "contrastive": "pictures against their captions",
@@ -77,7 +80,8 @@ def write_card(
     card = Path(out) if out else pipeline.out / "MODEL_CARD.md"
     card.write_text(text + "\n", encoding="utf-8")
     if model.is_dir():
-        known = {**pipeline.about, "stages": {record.name: record.to_dict() for record in records}, "figures": rows}
+        stages = {record.name: record.to_dict() for record in records}
+        known = {**pipeline.about, "stages": stages, **_after(told), "figures": rows}
         (model / CARD).write_text(json.dumps(known, indent=1), encoding="utf-8")
     return card
 
@@ -138,7 +142,7 @@ def write_again(model: str | Path, card: str | Path, *, figures: str | Path, not
             f"{card} and {model / CARD} are not the two halves of a model card ({error}): give what "
             "'python -m emu2.recipes.card RUNS' wrote."
         ) from error
-    (model / CARD).write_text(json.dumps({**known, "figures": rows}, indent=1), encoding="utf-8")
+    (model / CARD).write_text(json.dumps({**known, **_after(Path(notes)), "figures": rows}, indent=1), encoding="utf-8")
     new = "\n".join([*_measured(rows), *_failures(Path(notes), rows)])
     sizes = "\n".join(_sizes(model))
     card.write_text(f"{text[:top]}{sizes}{text[below:measured]}{new}\n", encoding="utf-8")
@@ -254,6 +258,13 @@ def _failures(notes: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "It knows the emoji world and nothing else: a photograph is answered in the words of that world.",
     ]
     return lines
+
+
+def _after(notes: Path) -> dict[str, str]:
+    """What `emu2 info` tells of the training that came after the stages, where there are notes of it."""
+    text = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+    first = text.partition(f"{_AFTER}\n")[2].strip().partition("\n\n")[0]
+    return {"after": " ".join(first.split())} if first else {}
 
 
 def _number(value: float | None) -> str:
