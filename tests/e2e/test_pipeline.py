@@ -16,6 +16,7 @@ import emu2
 from emu2 import recipes
 from emu2.cli import app
 from emu2.data.settings import DataConfig, kind_of
+from emu2.evaluate.miniature import scenes_of
 from emu2.processing.tokenizer import train_tokenizer
 from emu2.recipes import budgets
 from emu2.recipes.fresh import fresh_whole
@@ -157,7 +158,9 @@ def test_nine_stages_killed_and_resumed(start):
     assert "data:image/png;base64" in page
     assert "--budget cpu --seed 0 --set steps=2 --set data.batch_size=2" in card
     assert "Nothing has been measured on these weights yet." in card
-    assert json.loads((outcome.model / "card.json").read_text())["stages"]["unified"]["pieces"] == 2
+    told = json.loads((outcome.model / "card.json").read_text())
+    assert told["stages"]["unified"]["pieces"] == 2
+    assert scenes_of(outcome.model / "chat") == told["scenes"] == {"style": "corners", "concepts": 16}
     m = emu2.load(outcome.model / "gen", device="cpu")
     assert m.draw("a dog", steps=1, seed=0).size == (64, 64)
     assert (m.drawing["frames"], m.drawing["keyframes"]) == (2, 1)  # as the stage `video_decoder` read them

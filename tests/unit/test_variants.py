@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import emu2
 from emu2.cli import app
 from emu2.decoder.video_unet import FilmUNet
+from emu2.evaluate.miniature import scenes_of
 from emu2.inference import names
 from emu2.model.variants import find_variant
 from emu2.recipes.assemble import assemble, folder_bytes, write_variants
@@ -218,7 +219,8 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
         "reached": False,
     }
     gained = {"group": "Naming", "name": "gain", "value": 0.0, "target": 0.0, "goal": "more than", "reached": False}
-    figures.write_text(json.dumps({"rows": [row, gained]}))
+    config = {"style": "corners", "concepts": 20, "seed": 1, "questions": 200}
+    figures.write_text(json.dumps({"rows": [row, gained], "config": config}))
     notes.write_text("It fails at dusk.")
     for given in (card, model / "card.json"):  # either half alone is no card
         with pytest.raises(ValueError, match="are not the two halves of a model card"):
@@ -231,7 +233,9 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
     (model / "card.json").write_text(json.dumps({"budget": "cpu", "figures": []}))
     write_again(model, card, figures=figures, notes=notes)
     written = card.read_text()
-    assert "## How it was made\n\nSlowly.\n\n## Measured\n\n| what |" in written
+    assert "## How it was made\n\nSlowly.\n\n## Measured\n\nPrinted by `emu2 eval miniature --style" in written
+    assert "--style corners --concepts 20 --seed 1`: scenes that training never showed" in written
+    assert "\n\n| what | | value |" in written
     assert "| Edit | made | 0.5 | 0.4 to 0.6 | 9 | 0.7 | no |" in written
     assert "- Edit, made: 0.5 where 0.7 was wanted" in written
     assert "- Naming, gain: 0 where more than 0 was wanted" in written
@@ -246,3 +250,27 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
     write_again(model, card, figures=figures, notes=notes)
     assert "- **base**: 5 steps more." in card.read_text()
     assert json.loads((model / "card.json").read_text())["after"] == "Base went on."
+
+
+def test_scenes_of_a_model_are_those_of_its_card(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(names, "SHIPPED_FOLDER", folder)
+    assert scenes_of("nano") == {}
+    card = folder / "card.json"
+    card.write_text(json.dumps({"scenes": {"style": "corners", "concepts": 20, "more": 1}}))
+    for name in ("nano", "nano-chat", str(folder), str(folder / "gen")):
+        assert scenes_of(name) == {"style": "corners", "concepts": 20}
+    assert scenes_of(str(folder.parent)) == {}
+    asked = ["eval", "miniature", "--only=captioning", "--number=2", "--force", "--out", str(tmp_path)]
+    for given, style, concepts in (([], "corners", 20), (["--style=simple"], "simple", None)):
+        told = runner.invoke(app, [*asked, *given])
+        assert told.exit_code == 0, told.output
+        known = f"{concepts} everyday concepts of each split, as the model's card says" if concepts else "all concepts."
+        assert f"Scenes in the style '{style}', {known}" in " ".join(told.output.split())
+        config = json.loads((tmp_path / "miniature.json").read_text())["config"]
+        assert (config["style"], config["concepts"]) == (style, concepts)
+    card.write_text("{")
+    with pytest.raises(ValueError, match=r"card.json is no model card: .*Remove it, or put the one it was back"):
+        scenes_of("nano")
+    for told in (runner.invoke(app, ["info", "nano"]), runner.invoke(app, ["eval", "miniature"])):
+        assert told.exit_code == 2
+        assert "is no model card" in " ".join(told.output.replace("│", " ").split())

@@ -95,15 +95,22 @@ def miniature_command(
         ),
     ] = None,
     style: Annotated[
-        str, typer.Option("--style", help="Of the scenes: corners, crowded, simple or full.", rich_help_panel=_ASKED)
-    ] = "full",
+        str | None,
+        typer.Option(
+            "--style",
+            help="Of the scenes: corners, crowded, simple or full.  \\[default: what the model's card says that it was "
+            "trained on, else full]",
+            rich_help_panel=_ASKED,
+        ),
+    ] = None,
     concepts: Annotated[
         int | None,
         typer.Option(
             "--concepts",
             min=1,
             metavar="N",
-            help="Only the first N everyday concepts of each split, for a model that knows no others.",
+            help="Only the first N everyday concepts of each split, for a model that knows no others.  \\[default: "
+            "what the card says, else all; all where --style is given]",
             rich_help_panel=_ASKED,
         ),
     ] = None,
@@ -153,15 +160,16 @@ def miniature_command(
                 check_model(str(folder))
 
     from emu2.evaluate.exam import MiniatureConfig
-    from emu2.evaluate.miniature import examined, miniature, variant_folders
+    from emu2.evaluate.miniature import examined, miniature, scenes_of, variant_folders
     from emu2.evaluate.table import reasons, table
 
     asked: dict[str, Any] = {} if number is None else _numbers(number)
-    with bad_usage("--number / --style"):
-        config = (MiniatureConfig.quick if quick else MiniatureConfig)(
-            **asked, style=style, concepts=concepts, seed=seed
-        )
     folders = variant_folders(model, chat, gen)
+    with bad_usage("--model"):
+        told = scenes_of(folders["base"]) if style is None and concepts is None else {}
+    scenes = told or {"style": style or "full", "concepts": concepts}
+    with bad_usage("--number / --style"):
+        config = (MiniatureConfig.quick if quick else MiniatureConfig)(**asked, **scenes, seed=seed)
     steps = steps or (10 if quick else 20)
     models = examined(
         folders,
@@ -186,6 +194,9 @@ def miniature_command(
         write_json(**report.to_dict(), page=str(page))
         return
     terminal.print(table(report.rows))
+    whose = ", as the model's card says that it was trained on; --style full asks for all" if told else ""
+    known = f"{config.concepts} everyday concepts of each split" if config.concepts else "all concepts"
+    terminal.print(f"Scenes in the style {config.style!r}, {known}{whose}.", highlight=False)
     terminal.print("95 %: interval. beside: chance, where nothing else is named.", style="dim")
     for reason, groups in reasons(report.rows).items():
         terminal.print(f"Missing ({', '.join(groups)}): {reason}", markup=False, highlight=False)

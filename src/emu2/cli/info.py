@@ -1,12 +1,11 @@
 """`emu2 info`: what a folder or weight file is."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from emu2.cli.common import JsonOption, check_model, console, write_json
+from emu2.cli.common import JsonOption, bad_usage, check_model, console, write_json
 
 HELP = """Tell what a model folder or weight file is: its parts, their size, the memory they need, what is missing.
 
@@ -29,10 +28,12 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     from emu2.convert.folder_info import inspect
+    from emu2.inference.names import model_card
 
     folder = _of_name(folder)
     info = inspect(folder)
-    card = _card(folder)
+    with bad_usage("FOLDER"):
+        card = model_card(str(folder))
     if as_json:
         write_json(**info.to_dict(), **({"card": card} if card else {}))
         return
@@ -69,12 +70,6 @@ def _of_name(folder: Path) -> Path:
     check_model(str(folder))
     folder = folder.expanduser()
     return folder if folder.exists() else SHIPPED_FOLDER
-
-
-def _card(folder: Path) -> dict[str, Any]:
-    """What the runs that made a model recorded, where it lies beside the weights."""
-    file = folder / "card.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _print_card(card: dict[str, Any]) -> None:

@@ -141,6 +141,18 @@ def variant_folders(model: str | Path, chat: str | Path | None = None, gen: str 
     return found
 
 
+def scenes_of(model: str | Path) -> dict[str, Any]:
+    """`style` and `concepts` of the scenes that a model was trained on, as its card has them; empty where it has not.
+
+    Raises:
+        ValueError: there is a card, and it cannot be read.
+    """
+    from emu2.inference.names import model_card
+
+    scenes = model_card(str(model)).get("scenes", {})
+    return {name: scenes[name] for name in ("style", "concepts") if name in scenes}
+
+
 def examined(
     folders: dict[str, str],
     load: Callable[[str], Emu2],

@@ -3,12 +3,15 @@
 import json
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 #: The name that `emu2.load()` takes where none is given.
 DEFAULT_NAME = "nano"
 #: Name of a model that ships with the package -> its variant (`emu2.model.variants`), and the folder of all of them.
 SHIPPED = {"nano": "base", "nano-chat": "chat", "nano-gen": "gen"}
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights" / "nano"
+#: What `emu2.recipes.card` leaves beside a model's variants.
+CARD = "card.json"
 #: The one to take for drawing and filming.
 _DRAWER = "nano-gen"
 #: `emu2.presets.names()`, repeated because that module needs transformers.
@@ -43,6 +46,24 @@ def variant_draws(name: str) -> bool | None:
             listed = json.loads((root / "variants.json").read_text(encoding="utf-8"))["variants"]
             return bool(listed.get(variant or next(iter(listed)), {}).get("draws"))
     return None
+
+
+def model_card(name: str) -> dict[str, Any]:
+    """What `card.json` beside the variants tells of the model under a name or in a folder; empty where there is none.
+
+    Raises:
+        ValueError: there is one, and it cannot be read.
+    """
+    folder = Path(name).expanduser()
+    folder = folder if folder.exists() else shipped_folder(name) or folder
+    for file in (folder / CARD, folder.parent / CARD):
+        if file.is_file() and (file.parent / "variants.json").is_file():
+            try:
+                card = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{file} is no model card: {error}. Remove it, or put the one it was back.") from error
+            return card if isinstance(card, dict) else {}
+    return {}
 
 
 def explain_missing(name: str) -> str:

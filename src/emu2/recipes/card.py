@@ -20,14 +20,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emu2.inference.names import CARD
 from emu2.model.variants import VISION
 from emu2.recipes.assemble import VARIANTS, folder_bytes
 from emu2.recipes.pipeline import Pipeline
 from emu2.recipes.records import StageRecord, stage_records
 from emu2.train.report import duration, figure
 
-#: Beside the variants: the same as numbers, for `emu2 info`.
-CARD = "card.json"
 #: In the notes, what was trained beyond the stages that the card tells of.
 _AFTER = "## After the budget"
 #: Of an objective, or of a stage whose name is none.
@@ -65,7 +64,8 @@ def write_card(
     records = [record for record in stage_records(pipeline) if record.sessions]
     if not records:
         raise ValueError(f"There is nothing to tell of {pipeline.out}: no stage of it has begun.")
-    rows = _rows(Path(figures)) if figures else _rows(pipeline.out / "figures.json", needed=False)
+    found = _evaluation(Path(figures)) if figures else _evaluation(pipeline.out / "figures.json", needed=False)
+    rows = found["rows"]
     told = Path(notes) if notes else pipeline.out / "notes.md"
     model = pipeline.out / "model"
     text = "\n".join(
@@ -73,7 +73,7 @@ def write_card(
             *_head(pipeline, records, model),
             *_recipe(pipeline, records),
             *_data(records),
-            *_measured(rows),
+            *_measured(found),
             *_failures(told, rows),
         ]
     )
@@ -81,7 +81,8 @@ def write_card(
     card.write_text(text + "\n", encoding="utf-8")
     if model.is_dir():
         stages = {record.name: record.to_dict() for record in records}
-        known = {**pipeline.about, "stages": stages, **_after(told), "figures": rows}
+        scenes = {"scenes": _scenes(records[-1])}
+        known = {**pipeline.about, **scenes, "stages": stages, **_after(told), "figures": rows}
         (model / CARD).write_text(json.dumps(known, indent=1), encoding="utf-8")
     return card
 
@@ -131,7 +132,8 @@ def write_again(model: str | Path, card: str | Path, *, figures: str | Path, not
         ValueError: there is no such card, or the figures are none.
     """
     model, card = Path(model), Path(card)
-    rows = _rows(Path(figures))
+    found = _evaluation(Path(figures))
+    rows = found["rows"]
     try:
         known = json.loads((model / CARD).read_text(encoding="utf-8"))
         text = card.read_text(encoding="utf-8")
@@ -143,7 +145,7 @@ def write_again(model: str | Path, card: str | Path, *, figures: str | Path, not
             "'python -m emu2.recipes.card RUNS' wrote."
         ) from error
     (model / CARD).write_text(json.dumps({**known, **_after(Path(notes)), "figures": rows}, indent=1), encoding="utf-8")
-    new = "\n".join([*_measured(rows), *_failures(Path(notes), rows)])
+    new = "\n".join([*_measured(found), *_failures(Path(notes), rows)])
     sizes = "\n".join(_sizes(model))
     card.write_text(f"{text[:top]}{sizes}{text[below:measured]}{new}\n", encoding="utf-8")
 
@@ -218,12 +220,23 @@ def _things(record: StageRecord) -> str:
     return "; ".join(f"{', '.join(kinds)}: {what}" for what, kinds in said.items())
 
 
-def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _scenes(record: StageRecord) -> dict[str, Any]:
+    """Style and number of everyday concepts of a stage's scenes, as `emu2 eval miniature` takes them."""
+    data = record.config.data
+    return {
+        "style": data.world.get("style", "full"),
+        "concepts": data.concepts if isinstance(data.concepts, int) else None,
+    }
+
+
+def _measured(found: Mapping[str, Any]) -> list[str]:
+    rows = found["rows"]
     if not rows:
         return ["## Measured", "", "Nothing has been measured on these weights yet.", ""]
     lines = [
         "## Measured",
         "",
+        *_asked(found.get("config") or {}),
         "| what | | value | 95 % interval | of | target | reached |",
         "|---|---|---:|---|---:|---:|---|",
     ]
@@ -235,6 +248,19 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = [row["group"], row["name"], value, interval, number, target, reached]
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return [*lines, ""]
+
+
+def _asked(config: Mapping[str, Any]) -> list[str]:
+    """The command that measured, and of what scenes, as the evaluation's JSON tells."""
+    if not {"style", "concepts", "seed"} <= set(config):
+        return []
+    concepts = f" --concepts {config['concepts']}" if config["concepts"] else ""
+    known = f"the first {config['concepts']} everyday concepts of each split" if config["concepts"] else "all concepts"
+    return [
+        f"Printed by `emu2 eval miniature --style {config['style']}{concepts} --seed {config['seed']}`: scenes that "
+        f"training never showed, in the style `{config['style']}`, of {known}.",
+        "",
+    ]
 
 
 def _wanted(row: Mapping[str, Any]) -> str:
@@ -285,17 +311,19 @@ def parts(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _rows(file: Path, *, needed: bool = True) -> list[dict[str, Any]]:
+def _evaluation(file: Path, *, needed: bool = True) -> dict[str, Any]:
+    """The JSON of an evaluation, of which at least "rows" is there."""
     if not needed and not file.is_file():
-        return []
+        return {"rows": []}
     try:
-        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        rows = found["rows"]
         missing = [row for row in rows if not {"group", "name", "value"} <= set(row)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} holds no figures: expected the JSON of an evaluation ({error!r}).") from error
     if missing:
         raise ValueError(f"{file}: a row without group, name and value: {missing[0]}.")
-    return rows
+    return found
 
 
 def main() -> None:
