@@ -158,6 +158,7 @@ def test_nine_stages_killed_and_resumed(start):
     assert "data:image/png;base64" in page
     assert "--budget cpu --seed 0 --set steps=2 --set data.batch_size=2" in card
     assert "Nothing has been measured on these weights yet." in card
+    assert f'chat = emu2.load("{(outcome.model / "chat").as_posix()}")' in card
     told = json.loads((outcome.model / "card.json").read_text())
     assert told["stages"]["unified"]["pieces"] == 2
     assert scenes_of(outcome.model / "chat") == told["scenes"] == {"style": "corners", "concepts": 16}

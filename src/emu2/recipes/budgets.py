@@ -35,13 +35,14 @@ _FEW = ("data.concepts=20", 'data.world={"style": "corners", "max_pages": 3, "sh
 #: Captions that tell all of a scene: half the words of a mixture of wordings.
 _TOLD = '"pair": {"wording": "full"}'
 
-#: Steps from seconds a step, measured in runs of one thread in each of two lanes on an AMD EPYC with AVX-512 and its
-#: bfloat16. The longer lane takes 12,200 s, 3.4 hours. In brackets: seconds a step, and of the whole stage with what is
-#: measured on the way. Where a stage runs alone, both cores do `vision` in 1.3 s a step and `caption` in 1.07 s.
+#: Steps from seconds a step. As it stands it took 2 h 36 min, in three pieces, on two cores of an Intel Xeon with
+#: AVX-512, AMX and their bfloat16, one thread in each of two lanes. In brackets: seconds a step, and of the whole stage
+#: with what is measured on the way. On an AMD EPYC, without AMX, stages took half as long again.
 #:
-#:   lane 1   vision (2.6, 520) -> caption (2.0, 4000) -> unified (1.75, 3850) -> chat (1.8, 3600)
-#:   lane 2   language (0.75, 750), autoencoder (0.4, 2000), reading (0.8, 900), decoder (0.7, 2100) -> gen (1.1,
-#:            3300), video_decoder (1.2, 900)
+#:   lane 1   vision (1.5, 302) -> caption (1.3, 2588) -> unified (1.45, 3199) -> chat (1.05, 2102), video_decoder
+#:            (1.3, 930)
+#:   lane 2   language (0.4, 391), autoencoder (0.3, 1547), after caption reading (1.05, 1160), decoder (1.0, 2934),
+#:            after unified gen (0.85, 2231)
 #:
 #: Frozen features are cached where pictures may come round: for the image decoder, 0.055 s a picture instead of 0.094,
 #: each time with other noise; for naming episodes, each time with other words (their pictures are drawn from a gallery:
@@ -183,7 +184,7 @@ _NANO_CPU: dict[str, Sequence[str]] = {
     # not spare what was learned before.
     "gen": (
         _BF16,
-        "steps=3000",
+        "steps=2600",
         "data.batch_size=16",
         'data.kinds={"text_to_image": 0.32, "grounded_generation": 0.08, "composition": 0.08, "composition/all": 0.08, '
         '"edit": 0.16, "drawing": 0.08, "video_pair": 0.2}',

@@ -107,8 +107,7 @@ def _head(pipeline: Pipeline, records: Sequence[StageRecord], model: Path) -> li
     if model.is_dir():
         lines += [*_sizes(model), ""]
     lines += ["```python", "import emu2", ""]
-    names = {"base": size, **{name: f"{size}-{name}" for name in VARIANTS if name != "base"}}
-    lines += [f'{variant} = emu2.load("{name}")' for variant, name in names.items()]
+    lines += [f'{variant} = emu2.load("{(model / variant).as_posix()}")' for variant in VARIANTS]
     return [*lines, "```", ""]
 
 
