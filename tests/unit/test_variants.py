@@ -250,6 +250,9 @@ def test_the_card_of_an_assembled_model_is_written_again(tmp_path):
     write_again(model, card, figures=figures, notes=notes)
     assert "- **base**: 5 steps more." in card.read_text()
     assert json.loads((model / "card.json").read_text())["after"] == "Base went on."
+    notes.write_text("It fails at dusk.")
+    write_again(model, card, figures=figures, notes=notes)
+    assert "after" not in json.loads((model / "card.json").read_text())
 
 
 def test_scenes_of_a_model_are_those_of_its_card(folder, monkeypatch, tmp_path):
@@ -259,7 +262,8 @@ def test_scenes_of_a_model_are_those_of_its_card(folder, monkeypatch, tmp_path):
     card.write_text(json.dumps({"scenes": {"style": "corners", "concepts": 20, "more": 1}}))
     for name in ("nano", "nano-chat", str(folder), str(folder / "gen")):
         assert scenes_of(name) == {"style": "corners", "concepts": 20}
-    assert scenes_of(str(folder.parent)) == {}
+    for name in (str(folder.parent), str(folder / "vision.safetensors")):
+        assert scenes_of(name) == {}
     asked = ["eval", "miniature", "--only=captioning", "--number=2", "--force", "--out", str(tmp_path)]
     for given, style, concepts in (([], "corners", 20), (["--style=simple"], "simple", None)):
         told = runner.invoke(app, [*asked, *given])
@@ -268,9 +272,10 @@ def test_scenes_of_a_model_are_those_of_its_card(folder, monkeypatch, tmp_path):
         assert f"Scenes in the style '{style}', {known}" in " ".join(told.output.split())
         config = json.loads((tmp_path / "miniature.json").read_text())["config"]
         assert (config["style"], config["concepts"]) == (style, concepts)
-    card.write_text("{")
-    with pytest.raises(ValueError, match=r"card.json is no model card: .*Remove it, or put the one it was back"):
-        scenes_of("nano")
+    for broken in ("{", "5"):
+        card.write_text(broken)
+        with pytest.raises(ValueError, match=r"card.json is no model card: .*Remove it, or put the one it was back"):
+            scenes_of("nano")
     for told in (runner.invoke(app, ["info", "nano"]), runner.invoke(app, ["eval", "miniature"])):
         assert told.exit_code == 2
         assert "is no model card" in " ".join(told.output.replace("│", " ").split())

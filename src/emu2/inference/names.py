@@ -39,13 +39,11 @@ def fitting(name: str, variant: str) -> str:
 
 def variant_draws(name: str) -> bool | None:
     """Whether the variant under a name or in a folder (`emu2.model.variants`) has decoders; None where it is none."""
-    folder = Path(name).expanduser()
-    folder = folder if folder.exists() else shipped_folder(name) or folder
-    for root, variant in ((folder, None), (folder.parent, folder.name)):
-        if (root / "variants.json").is_file():
-            listed = json.loads((root / "variants.json").read_text(encoding="utf-8"))["variants"]
-            return bool(listed.get(variant or next(iter(listed)), {}).get("draws"))
-    return None
+    root, variant = _among_variants(name)
+    if root is None:
+        return None
+    listed = json.loads((root / "variants.json").read_text(encoding="utf-8"))["variants"]
+    return bool(listed.get(variant or next(iter(listed)), {}).get("draws"))
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -54,16 +52,27 @@ def model_card(name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is one, and it cannot be read.
     """
+    root, variant = _among_variants(name)
+    # A weight file beside the variants is none of them.
+    if root is None or not (root / (variant or "")).is_dir() or not (root / CARD).is_file():
+        return {}
+    try:
+        return dict(json.loads((root / CARD).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{root / CARD} is no model card: {error}. Remove it, or put the one it was back.") from error
+
+
+def _among_variants(name: str) -> tuple[Path | None, str | None]:
+    """The folder of variants that a name or folder belongs to, and which of them it is: None where it is all of them.
+
+    (None, None) where it belongs to no such folder.
+    """
     folder = Path(name).expanduser()
     folder = folder if folder.exists() else shipped_folder(name) or folder
-    for file in (folder / CARD, folder.parent / CARD):
-        if file.is_file() and (file.parent / "variants.json").is_file():
-            try:
-                card = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{file} is no model card: {error}. Remove it, or put the one it was back.") from error
-            return card if isinstance(card, dict) else {}
-    return {}
+    for root, variant in ((folder, None), (folder.parent, folder.name)):
+        if (root / "variants.json").is_file():
+            return root, variant
+    return None, None
 
 
 def explain_missing(name: str) -> str:

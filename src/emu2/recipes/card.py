@@ -134,7 +134,7 @@ def write_again(model: str | Path, card: str | Path, *, figures: str | Path, not
     found = _evaluation(Path(figures))
     rows = found["rows"]
     try:
-        known = json.loads((model / CARD).read_text(encoding="utf-8"))
+        known = {**json.loads((model / CARD).read_text(encoding="utf-8")), "figures": rows}
         text = card.read_text(encoding="utf-8")
         top, measured = text.index("| part | parameters | bytes |"), text.index("## Measured")
         below = text.index("\n\n", top)
@@ -143,7 +143,8 @@ def write_again(model: str | Path, card: str | Path, *, figures: str | Path, not
             f"{card} and {model / CARD} are not the two halves of a model card ({error}): give what "
             "'python -m emu2.recipes.card RUNS' wrote."
         ) from error
-    (model / CARD).write_text(json.dumps({**known, **_after(Path(notes)), "figures": rows}, indent=1), encoding="utf-8")
+    known.pop("after", None)
+    (model / CARD).write_text(json.dumps({**known, **_after(Path(notes))}, indent=1), encoding="utf-8")
     new = "\n".join([*_measured(found), *_failures(Path(notes), rows)])
     sizes = "\n".join(_sizes(model))
     card.write_text(f"{text[:top]}{sizes}{text[below:measured]}{new}\n", encoding="utf-8")
